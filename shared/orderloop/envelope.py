@@ -1,0 +1,84 @@
+"""CloudEvents 1.0 on Kafka, binary mode: attributes are headers, the body is the value, the key is the order.
+
+Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from .errors import MalformedEvent
+from .ids import is_order_no
+from .topics import HOUSE_SOURCES
+
+Headers = Sequence[tuple[str, bytes]]
+
+_REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_specversion")
+_LONGEST_ID = 256  # an event id is an index key
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    id: str
+    source: str
+    type: str  # the topic's name without a prefix
+    time: datetime
+    subject: str  # order_no, which is also the record's key
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """What makes the event the same event. A foreign producer's id counts within its own source only."""
+        return self.id if self.source in HOUSE_SOURCES else f"{self.source}#{self.id}"
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        pairs = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", self.id),
+            ("ce_source", self.source),
+            ("ce_type", self.type),
+            ("ce_time", self.time.isoformat()),
+            ("ce_subject", self.subject),
+            ("content-type", "application/json"),
+        ]
+        if self.traceparent:
+            pairs.append(("traceparent", self.traceparent))
+        if self.tracestate:
+            pairs.append(("tracestate", self.tracestate))
+        return [(name, value.encode()) for name, value in pairs]
+
+    @classmethod
+    def from_headers(cls, headers: Headers, *, key: bytes | None, received_at: datetime) -> "Envelope":
+        """Read a record's headers and key. `ce_time` is optional on the wire: the record's own time stands in.
+
+        Raises MalformedEvent.
+        """
+        try:
+            given = {name: value.decode() for name, value in headers}
+            order_no = (key or b"").decode()
+        except UnicodeDecodeError:
+            raise MalformedEvent("a header or the key is not UTF-8") from None
+        if missing := [name for name in _REQUIRED if not given.get(name)]:
+            raise MalformedEvent(f"header missing: {', '.join(missing)}")
+        if given["ce_specversion"] != "1.0":
+            raise MalformedEvent("ce_specversion is not 1.0")
+        if not is_order_no(order_no) or given.get("ce_subject", order_no) != order_no:
+            raise MalformedEvent("the record's key is not an order_no, or differs from ce_subject")
+        if len(given["ce_id"]) + len(given["ce_source"]) > _LONGEST_ID or "\0" in given["ce_id"] + given["ce_source"]:
+            raise MalformedEvent(f"ce_source and ce_id are longer than {_LONGEST_ID} characters or hold a NUL")
+        try:
+            time = datetime.fromisoformat(given["ce_time"]) if "ce_time" in given else received_at
+        except ValueError:
+            raise MalformedEvent("ce_time is not RFC 3339") from None
+        if time.tzinfo is None:
+            raise MalformedEvent("ce_time has no offset")
+        return cls(
+            given["ce_id"],
+            given["ce_source"],
+            given["ce_type"],
+            time,
+            order_no,
+            given.get("traceparent"),
+            given.get("tracestate"),
+        )

@@ -1,0 +1,53 @@
+"""The events of the house, one class per topic (docs/events.md is generated from them)."""
+
+from .event import Event
+from .order import AnomalyRaised, Cause, OrderChanged
+from .parcel import (
+    Decision,
+    Item,
+    ParcelStatus,
+    ParcelTracked,
+    PickupDetected,
+    Receiver,
+    ShipmentRequested,
+    WaybillCreated,
+)
+from .payment import PaymentNotified, RefundNotified
+from .settlement import SettlementRequested, SettlementResult, SettlementStatus
+
+BY_TOPIC: dict[str, type[Event]] = {
+    event.TOPIC: event
+    for event in (
+        PaymentNotified,
+        RefundNotified,
+        WaybillCreated,
+        PickupDetected,
+        ParcelTracked,
+        SettlementResult,
+        ShipmentRequested,
+        SettlementRequested,
+        AnomalyRaised,
+        OrderChanged,
+    )
+}
+
+__all__ = [
+    "BY_TOPIC",
+    "AnomalyRaised",
+    "Cause",
+    "Decision",
+    "Event",
+    "Item",
+    "OrderChanged",
+    "ParcelStatus",
+    "ParcelTracked",
+    "PaymentNotified",
+    "PickupDetected",
+    "Receiver",
+    "RefundNotified",
+    "SettlementRequested",
+    "SettlementResult",
+    "SettlementStatus",
+    "ShipmentRequested",
+    "WaybillCreated",
+]

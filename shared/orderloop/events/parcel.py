@@ -1,0 +1,98 @@
+"""Parcels: asked for by order-core, made and followed by logistics-poller or an outside warehouse."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orderloop import topics
+
+from .event import Event, Text, Time
+
+
+class ParcelStatus(StrEnum):
+    LABEL_PRINTED = "label_printed"  # 已打单未揽收: a label is not a pickup
+    PICKED_UP = "picked_up"
+    IN_TRANSIT = "in_transit"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    EXCEPTION = "exception"
+    RETURNED = "returned"
+    SILENT = "silent"  # 24 hours without a track
+    EXHAUSTED = "exhausted"  # asked for as long as the schedule allows
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Item(_Part):
+    sku: Text
+    name: Text
+    quantity: Annotated[int, Field(ge=1)]
+
+
+class Receiver(_Part):
+    """Personal data: travels to the warehouse, never into a log or a trace."""
+
+    name: Text
+    phone: Text
+    region: Text
+    address: Text
+
+
+class Decision(_Part):
+    """Where from and with whom, as routing decided."""
+
+    warehouse: Text
+    express_code: Text
+
+
+class ShipmentRequested(Event):
+    """One accepted ship request. Id: `{shipment_id}:requested`."""
+
+    TOPIC: ClassVar[str] = topics.SHIPMENT_REQUESTED
+
+    shipment_id: Text
+    decision: Decision
+    items: tuple[Item, ...]
+    receiver: Receiver
+
+
+class WaybillCreated(Event):
+    """A label was printed. Any warehouse may publish it."""
+
+    TOPIC: ClassVar[str] = topics.WAYBILL_CREATED
+
+    shipment_id: Text
+    express_code: Text
+    waybill_no: Text
+    warehouse: Text
+    parcel_no: Annotated[int, Field(ge=1)] = 1
+    parcel_count: Annotated[int, Field(ge=1, le=999)] = 1
+    created_at: Time
+
+
+class PickupDetected(Event):
+    """The courier has the parcel, by the courier's own event. Id: `{express_code}:{waybill_no}:picked_up`."""
+
+    TOPIC: ClassVar[str] = topics.PICKUP_DETECTED
+
+    express_code: Text
+    waybill_no: Text
+    picked_up_at: Time
+    place: Text | None = None
+    source: Literal["push", "poll", "aggregator", "direct"]
+
+
+class ParcelTracked(Event):
+    """A parcel's status changed."""
+
+    TOPIC: ClassVar[str] = topics.PARCEL_TRACKED
+
+    express_code: Text
+    waybill_no: Text
+    status: ParcelStatus
+    at: Time
+    place: Text | None = None
+    text: Text | None = None

@@ -1,0 +1,42 @@
+"""The money's way to its receivers: asked for by order-core, done by settlement."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from orderloop import topics
+from orderloop.money import Fen
+
+from .event import Event, Text, Time
+
+
+class SettlementRequested(Event):
+    """Receipt is confirmed: split this much. Who gets what is settlement's rule. Id: `{instruction_id}:requested`."""
+
+    TOPIC: ClassVar[str] = topics.SETTLEMENT_REQUESTED
+
+    instruction_id: Text
+    channel: Text
+    transaction_ids: tuple[Text, ...]
+    amount_fen: Fen
+
+
+class SettlementStatus(StrEnum):
+    SUCCESS = "SUCCESS"  # the money has arrived; nothing less completes an order
+    FAILED = "FAILED"  # the bank refused for good
+    PROCESSING = "PROCESSING"  # the outcome is not known yet, which is not a failure
+
+
+class SettlementResult(Event):
+    """What the bank said of one attempt. Id: `{instruction_id}:{attempt}:{status}`."""
+
+    TOPIC: ClassVar[str] = topics.SETTLEMENT_RESULT
+
+    instruction_id: Text
+    attempt: Annotated[int, Field(ge=1)]
+    status: SettlementStatus
+    bank_code: Text
+    amount_fen: Fen
+    arrived_at: Time | None = None
+    reason: Text | None = None

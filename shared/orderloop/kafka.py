@@ -1,0 +1,49 @@
+"""The only place that constructs Kafka clients, so that their settings are safe everywhere.
+
+The defaults of the client libraries are not: acks=1 without idempotence loses and doubles, `latest` skips what came
+before a group existed, auto-commit acknowledges what was not applied, and the round-robin assignor tears the topics of
+one order apart (docs/adr/0002).
+"""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from .settings import KafkaSettings
+
+# Longer than any transaction may hold a row lock (see postgres.SESSION), shorter than people wait for a dead pod.
+SESSION_SECONDS = 30
+# How long one batch may be retried in place before the consumer polls again to stay a member of its group.
+POLL_SECONDS = 300
+
+
+def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
+    """Idempotent and acknowledged by all in-sync replicas: what was awaited is stored once and in order."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.bootstrap,
+        client_id=f"{client_id}-{uuid4().hex[:8]}",
+        acks="all",
+        enable_idempotence=True,
+        request_timeout_ms=15_000,
+        max_request_size=1_048_576,
+    )
+
+
+def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> AIOKafkaConsumer:
+    """Commits only when told to, starts at the earliest record, and owns an order's partition of every topic at once."""
+    return AIOKafkaConsumer(
+        *(settings.topic_prefix + topic for topic in topics),
+        bootstrap_servers=settings.bootstrap,
+        client_id=f"{group}-{uuid4().hex[:8]}",
+        group_id=settings.topic_prefix + group,
+        group_instance_id=settings.instance_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        partition_assignment_strategy=(RangePartitionAssignor,),
+        session_timeout_ms=SESSION_SECONDS * 1000,
+        heartbeat_interval_ms=3_000,
+        max_poll_interval_ms=POLL_SECONDS * 1000,
+        isolation_level="read_committed",
+    )

@@ -1,0 +1,239 @@
+"""The outbox: what is published was staged in the transaction that made it true (sql/outbox.sql is its table)."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import asyncpg
+import orjson
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+
+from . import kafka, metrics, postgres, tracing
+from .envelope import Envelope
+from .events import Event
+from .failpoints import failpoint
+from .settings import KafkaSettings, OutboxSettings, PostgresSettings
+
+log = structlog.get_logger()
+
+_sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
+
+# A missed notification costs at most this; notifications make it milliseconds.
+_IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An event on its way out."""
+
+    event: Event
+    event_id: str
+    occurred_at: datetime
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that can never work: its own bytes, and why."""
+
+    topic: str
+    origin: str  # topic-partition-offset, which is also what it is ordered by
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    body: bytes
+    found_at: datetime
+
+
+async def stage(conn: asyncpg.Connection, messages: Sequence[Staged]) -> None:
+    """Queue events, in this order, for publication after the surrounding transaction commits."""
+    if not messages:
+        return
+    await stage_encoded(
+        conn,
+        order_nos=[m.event.order_no for m in messages],
+        topics=[m.event.TOPIC for m in messages],
+        event_ids=[m.event_id for m in messages],
+        occurred_ats=[m.occurred_at for m in messages],
+        traceparents=[m.traceparent for m in messages],
+        bodies=[m.event.encode() for m in messages],
+    )
+
+
+async def stage_encoded(
+    conn: asyncpg.Connection,
+    *,
+    order_nos: Sequence[str],
+    topics: Sequence[str],
+    event_ids: Sequence[str],
+    occurred_ats: Sequence[datetime],
+    traceparents: Sequence[str | None],
+    bodies: Sequence[bytes],
+) -> None:
+    """`stage` for hot paths that encode their bodies themselves; columns of equal length."""
+    await _sql.stage(
+        conn,
+        order_nos=order_nos,
+        topics=topics,
+        event_ids=event_ids,
+        occurred_ats=occurred_ats,
+        traceparents=traceparents,
+        bodies=bodies,
+        records=[None] * len(order_nos),
+    )
+    await _sql.wake(conn)
+
+
+async def stage_dead_letter(conn: asyncpg.Connection, letter: DeadLetter) -> None:
+    record = {
+        "key": _base64(letter.key) if letter.key is not None else None,
+        "headers": [[name, _base64(value)] for name, value in letter.headers],
+    }
+    await _sql.stage(
+        conn,
+        order_nos=[letter.origin],
+        topics=[letter.topic],
+        event_ids=[letter.origin],
+        occurred_ats=[letter.found_at],
+        traceparents=[None],
+        bodies=[letter.body],
+        records=[orjson.dumps(record).decode()],
+    )
+    await _sql.wake(conn)
+
+
+class Relay:
+    """Publishes a service's outbox. Any number may run; one leads, by a lock of its database session.
+
+    Reads what is there in id order, produces, awaits every acknowledgement, and only then deletes by id: a crash
+    anywhere publishes again (consumers deduplicate), never not at all, and per order never out of order.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        postgres_settings: PostgresSettings,
+        kafka_settings: KafkaSettings,
+        settings: OutboxSettings,
+    ) -> None:
+        self._source = source  # CloudEvents source such as /order-core
+        self._dsn = postgres_settings.url.get_secret_value()
+        self._kafka = kafka_settings
+        self._batch = settings.batch
+        self._wake = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                with tracing.quiet():
+                    await self._lead(stop)
+            except Exception as error:  # whatever failed, the rows are still there
+                log.warning("relay interrupted, will try again", error=repr(error))
+            finally:
+                metrics.RELAY_LEADS.set(0)
+            await _first_of(stop, seconds=_IDLE_SECONDS)
+
+    async def _lead(self, stop: asyncio.Event) -> None:
+        conn = await postgres.connect(self._dsn, application_name=f"{self._source[1:]} relay")
+        try:
+            if not await _sql.lead(conn):
+                return  # another process leads; ask again in a moment
+            await conn.add_listener("outbox", lambda *_: self._wake.set())
+            # A failed send leaves this block and closes the producer before anything later could overtake it.
+            async with kafka.producer(self._kafka, client_id=f"{self._source[1:]}-relay") as producer:
+                metrics.RELAY_LEADS.set(1)
+                log.info("relay leads", source=self._source)
+                while not stop.is_set():
+                    self._wake.clear()
+                    if await self._publish(conn, producer) < self._batch:
+                        await _first_of(stop, self._wake, seconds=_IDLE_SECONDS)
+        finally:
+            await conn.close(timeout=2)
+
+    async def _publish(self, conn: asyncpg.Connection, producer: AIOKafkaProducer) -> int:
+        """Publish one batch of rows; returns how many rows it read."""
+        with metrics.PUBLISH_SECONDS.time():
+            rows = [row async for row in _sql.pending(conn, most=self._batch)]
+            if not rows:
+                return 0
+            failpoint("relay.after_read")
+            sent = await self._send(conn, producer, rows)
+            failpoint("relay.after_ack")
+            await _sql.published(conn, ids=[row["id"] for row in sent])
+        for row in sent:
+            metrics.PUBLISHED.labels(row["topic"]).inc()
+        return len(rows)
+
+    async def _send(
+        self, conn: asyncpg.Connection, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]
+    ) -> list[asyncpg.Record]:
+        """Send rows in order and await every acknowledgement; returns the rows that Kafka has."""
+        pending: list[asyncio.Future[Any]] = []
+        spans: list[Any] = []
+        sent: list[asyncpg.Record] = []
+        parked: set[str] = set()
+        try:
+            for row in rows:
+                if row["order_no"] in parked:
+                    continue
+                key, headers, span = self._record(row)
+                spans.append(span)
+                try:
+                    future = await producer.send(
+                        self._kafka.topic_prefix + row["topic"], row["body"], key=key, headers=headers
+                    )
+                except MessageSizeTooLargeError as error:
+                    parked.add(row["order_no"])
+                    await self._park(conn, row, error)
+                    continue
+                pending.append(future)
+                sent.append(row)
+            failpoint("relay.after_produce")
+            await asyncio.gather(*pending)
+        finally:
+            tracing.end(spans)
+        return sent
+
+    def _record(self, row: asyncpg.Record) -> tuple[bytes | None, list[tuple[str, bytes]], Any]:
+        """A row's key, headers and (if sampled) its running span."""
+        if row["record"] is not None:
+            record = orjson.loads(row["record"])
+            key = base64.b64decode(record["key"]) if record["key"] is not None else None
+            return key, [(name, base64.b64decode(value)) for name, value in record["headers"]], None
+        span, traceparent = tracing.start_send(
+            row["topic"],
+            traceparent=row["traceparent"],
+            order_no=row["order_no"],
+            event_id=row["event_id"],
+            size=len(row["body"]),
+        )
+        envelope = Envelope(
+            row["event_id"], self._source, row["topic"], row["occurred_at"], row["order_no"], traceparent
+        )
+        return row["order_no"].encode(), envelope.headers(), span
+
+    async def _park(self, conn: asyncpg.Connection, row: asyncpg.Record, error: Exception) -> None:
+        log.error("the broker refuses an event for good; its order waits", order_no=row["order_no"], error=repr(error))
+        metrics.OUTBOX_PARKED.inc()
+        await _sql.park(conn, order_no=row["order_no"], outbox_id=row["id"], reason=type(error).__name__)
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+async def _first_of(*events: asyncio.Event, seconds: float) -> None:
+    """Wait until one of the events is set, or for so long."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()

@@ -1,0 +1,38 @@
+"""Connections to PostgreSQL that fail fast and never hold a lock for long."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from .settings import PostgresSettings
+
+# A frozen owner of row locks is cut off well before Kafka's session (45 s) would give its partitions away twice over,
+# and nobody queues behind a lock for longer than a batch may take.
+SESSION = {
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "statement_timeout": "30s",
+    "timezone": "UTC",
+}
+
+
+@asynccontextmanager
+async def pool(settings: PostgresSettings, *, application_name: str) -> AsyncGenerator[asyncpg.Pool]:
+    """A pool bound to the running loop. It connects when first used: a database that is away does not stop a start."""
+    async with asyncpg.create_pool(
+        settings.url.get_secret_value(),
+        min_size=0,
+        max_size=settings.pool_size,
+        timeout=5,  # to connect
+        command_timeout=35,  # a network that swallows the answer; the server's own limit comes first
+        server_settings={**SESSION, "application_name": application_name},
+    ) as connections:
+        yield connections
+
+
+async def connect(dsn: str, *, application_name: str) -> asyncpg.Connection:
+    """One direct connection, outside any pool, for what belongs to a session (advisory locks, LISTEN)."""
+    return await asyncpg.connect(
+        dsn, timeout=5, command_timeout=35, server_settings={**SESSION, "application_name": application_name}
+    )
