@@ -1,0 +1,305 @@
+"""WeChat Pay, as a merchant meets it: takes payments, notifies, answers queries, and knows what really happened.
+
+    python -m orderloop_lab.simulators.wechat prepare    make the keys in SIM_STATE, print the merchant's settings
+    python -m orderloop_lab.simulators.wechat            serve
+
+Environment: as in `ledger`, and SIM_NOTIFY_URL, the merchant's notify URL (a request may name another).
+`GET /sim/ledger` is the channel's own truth: every transaction, every notice, every attempt and its answer.
+"""
+
+import base64
+import json
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .ledger import Simulator, run
+from .wechat_keys import APPID, MCHID, KeyMode, Keys, open_keys, prepare, random_text, signature_headers
+from .wechat_notices import Faults, Post
+
+BEIJING = timezone(timedelta(hours=8))
+_AUTHORIZATION = re.compile(r'(\w+)="([^"]*)"')
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out_trade_no: str = Field(pattern=r"^[0-9A-Za-z_\-|*]{6,32}$")
+    notify_url: str | None = None
+    faults: Faults = Faults()  # pyright: ignore[reportCallIssue]  # every field has a default
+
+
+class PayRequest(_Order):
+    amount_fen: int = Field(ge=1, strict=True)
+    currency: str = "CNY"
+    openid: str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"
+    attach: str = ""
+
+
+class RefundRequest(_Order):
+    out_refund_no: str = Field(min_length=1, max_length=64)
+    refund_fen: int = Field(ge=1, strict=True)
+    status: str = Field("SUCCESS", pattern="^(SUCCESS|ABNORMAL|CLOSED)$")
+
+
+class NoticeRequest(BaseModel):
+    """A notice of any shape at all, e.g. profit sharing, a combined order, a security echo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about: str
+    event_type: str
+    original_type: str
+    plaintext: dict[str, Any]
+    summary: str = ""
+    notify_url: str | None = None
+    faults: Faults = Faults()  # pyright: ignore[reportCallIssue]
+
+
+class WeChatPay:
+    def __init__(self, sim: Simulator, keys: Keys, post: Post, notify_url: str) -> None:
+        self._sim = sim
+        self._ledger = sim.ledger
+        self._keys = keys
+        self._post = post
+        self._notify_url = notify_url
+
+    async def pay(self, request: Request) -> Response:
+        order = PayRequest.model_validate_json(await request.body())
+        now = _beijing_now()
+        transaction = {
+            "mchid": MCHID,
+            "appid": APPID,
+            "out_trade_no": order.out_trade_no,
+            "transaction_id": f"4200{self._sim.chance('transaction', order.out_trade_no).randrange(10**24):024d}",
+            "trade_type": "JSAPI",
+            "trade_state": "SUCCESS",
+            "trade_state_desc": "支付成功",
+            "bank_type": "OTHERS",
+            "attach": order.attach,
+            "success_time": now,
+            "payer": {"openid": order.openid},
+            "amount": {
+                "total": order.amount_fen,
+                "payer_total": order.amount_fen,
+                "currency": order.currency,
+                "payer_currency": order.currency,
+            },
+        }
+        if not self._ledger.add("transaction", order.out_trade_no, transaction):
+            return _refusal(409, "ORDERPAID", "该订单已支付")
+        notice = self._notify(order, "TRANSACTION.SUCCESS", "transaction", "支付成功", transaction)
+        return JSONResponse({"transaction": transaction, "notice_id": notice["notice_id"]}, 201)
+
+    async def refund(self, request: Request) -> Response:
+        asked = RefundRequest.model_validate_json(await request.body())
+        transaction = self._ledger.get("transaction", asked.out_trade_no)
+        if transaction is None:
+            return _refusal(404, "ORDER_NOT_EXIST", "订单不存在")
+        refund = {
+            "mchid": MCHID,
+            "out_trade_no": asked.out_trade_no,
+            "transaction_id": transaction["transaction_id"],
+            "out_refund_no": asked.out_refund_no,
+            "refund_id": f"5030{self._sim.chance('refund', asked.out_refund_no).randrange(10**24):024d}",
+            "refund_status": asked.status,
+            "user_received_account": "支付用户零钱",
+            "amount": {
+                "total": transaction["amount"]["total"],
+                "refund": asked.refund_fen,
+                "payer_total": transaction["amount"]["payer_total"],
+                "payer_refund": asked.refund_fen,
+            },
+        }
+        if asked.status == "SUCCESS":
+            refund["success_time"] = _beijing_now()
+        with self._ledger.transaction():
+            self._ledger.put("refund", asked.out_refund_no, refund)
+            if asked.status == "SUCCESS":  # WeChat says REFUND for a partial one, too
+                self._ledger.put("transaction", asked.out_trade_no, transaction | {"trade_state": "REFUND"})
+        notice = self._notify(asked, f"REFUND.{asked.status}", "refund", "退款", refund)
+        return JSONResponse({"refund": refund, "notice_id": notice["notice_id"]}, 201)
+
+    async def notice(self, request: Request) -> Response:
+        asked = NoticeRequest.model_validate_json(await request.body())
+        notice = self._draft(asked.about, asked.event_type, asked.original_type, asked.summary, asked.plaintext)
+        self._post.start(notice | {"url": asked.notify_url or self._notify_url}, asked.faults)
+        return JSONResponse({"notice_id": notice["notice_id"]}, 201)
+
+    async def probe(self, request: Request) -> Response:
+        """A signature probe, once; answers with what the merchant said."""
+        return await self._once(request, {"probe": 1})
+
+    async def forge(self, request: Request) -> Response:
+        """A payment that never happened, signed by a stranger, once; answers with what the merchant said."""
+        return await self._once(request, {"forge": 1})
+
+    async def query(self, request: Request) -> Response:
+        """The order as the channel knows it, signed; a refusal is not signed, as with the real one."""
+        if not self._authentic(request):
+            return _refusal(401, "SIGN_ERROR", "签名错误")
+        transaction = self._ledger.get("transaction", request.path_params["out_trade_no"])
+        if transaction is None or request.query_params.get("mchid") != MCHID:
+            return _refusal(404, "ORDER_NOT_EXIST", "订单不存在")
+        body = json.dumps(transaction, ensure_ascii=False).encode()
+        asked = request.headers.get("wechatpay-serial", "")
+        mode = KeyMode.PUBLIC_KEY if asked.startswith("PUB_KEY_ID_") else KeyMode.CERTIFICATE
+        chance = self._sim.chance("query", time.time_ns())
+        serial, key = self._keys.signer(mode, chance)
+        headers = signature_headers(serial, key, timestamp=int(time.time()), nonce=random_text(chance, 32), body=body)
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def keys(self, _: Request) -> Response:
+        return JSONResponse(self._keys.as_json())
+
+    async def ledger(self, request: Request) -> Response:
+        """Everything, or what concerns `?out_trade_no=`."""
+        wanted = request.query_params.get("out_trade_no")
+
+        def about(documents: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+            return [document for document in documents if wanted is None or document[field] == wanted]
+
+        return JSONResponse(
+            {
+                "transactions": about(self._ledger.all("transaction"), "out_trade_no"),
+                "refunds": about(self._ledger.all("refund"), "out_trade_no"),
+                "notices": about(self._ledger.all("notice"), "about"),
+                "attempts": about(self._ledger.all("attempt"), "about"),
+            }
+        )
+
+    def _notify(
+        self, order: _Order, event_type: str, original_type: str, summary: str, plaintext: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        told = {**plaintext, **order.faults.overrides}
+        notice = self._draft(order.out_trade_no, event_type, original_type, summary, told)
+        notice["url"] = order.notify_url or self._notify_url
+        self._post.start(notice, order.faults)
+        return notice
+
+    def _draft(
+        self, about: str, event_type: str, original_type: str, summary: str, plaintext: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        self._ledger.append("notice_id", about, {"event_type": event_type})
+        nth = len(self._ledger.lines("notice_id", about))
+        bits = self._sim.chance("notice", about, nth).getrandbits(128)
+        return {
+            "notice_id": str(uuid.UUID(int=bits, version=4)),
+            "about": about,
+            "create_time": _beijing_now(),
+            "event_type": event_type,
+            "original_type": original_type,
+            "summary": summary,
+            "plaintext": dict(plaintext),
+        }
+
+    async def _once(self, request: Request, fault: dict[str, int]) -> Response:
+        order = PayRequest.model_validate_json(await request.body())
+        plaintext = {
+            "mchid": MCHID,
+            "appid": APPID,
+            "out_trade_no": order.out_trade_no,
+            "transaction_id": f"4200{self._sim.chance('never', order.out_trade_no).randrange(10**24):024d}",
+            "trade_type": "JSAPI",
+            "trade_state": "SUCCESS",
+            "success_time": _beijing_now(),
+            "payer": {"openid": order.openid},
+            "amount": {"total": order.amount_fen, "payer_total": order.amount_fen, "currency": order.currency},
+        }
+        plaintext |= order.faults.overrides
+        notice = self._draft(order.out_trade_no, "TRANSACTION.SUCCESS", "transaction", "支付成功", plaintext)
+        notice |= {"url": order.notify_url or self._notify_url}
+        faults = order.faults.model_copy(update=fault)
+        await self._post.send(notice, faults, 1, 0)
+        attempts = [a for a in self._ledger.all("attempt") if a["notice_id"] == notice["notice_id"]]
+        return JSONResponse({"notice_id": notice["notice_id"], "attempt": attempts[-1]})
+
+    def _authentic(self, request: Request) -> bool:
+        scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+        said = dict(_AUTHORIZATION.findall(rest))
+        if scheme != "WECHATPAY2-SHA256-RSA2048" or said.get("mchid") != MCHID:
+            return False
+        if said.get("serial_no") != self._keys.merchant_serial:
+            return False
+        target = request.scope["raw_path"].decode()
+        if request.url.query:
+            target += f"?{request.url.query}"
+        message = f"{request.method}\n{target}\n{said.get('timestamp')}\n{said.get('nonce_str')}\n\n"
+        try:
+            signature = base64.b64decode(said.get("signature", ""), validate=True)
+            self._keys.merchant.verify(signature, message.encode(), padding.PKCS1v15(), hashes.SHA256())
+        except (ValueError, InvalidSignature):
+            return False
+        return True
+
+
+def _beijing_now() -> str:
+    return datetime.now(BEIJING).isoformat(timespec="seconds")
+
+
+def _refusal(status: int, code: str, message: str) -> Response:
+    return JSONResponse({"code": code, "message": message}, status)
+
+
+async def _bad_request(_: Request, error: Exception) -> Response:
+    return _refusal(400, "PARAM_ERROR", str(error))
+
+
+def build(sim: Simulator) -> Starlette:
+    keys = open_keys(sim.state)
+    client = httpx.AsyncClient(
+        headers={"User-Agent": "Mozilla/4.0"},  # what the real one sends, and what firewalls stumble over
+        follow_redirects=False,
+        trust_env=False,
+        timeout=None,  # noqa: S113  # Post keeps the deadline, over the whole exchange
+        limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
+    )
+    post = Post(sim, keys, client)
+    channel = WeChatPay(sim, keys, post, os.environ.get("SIM_NOTIFY_URL", ""))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        post.resume()
+        yield
+        await post.stop()
+        await client.aclose()
+        sim.ledger.close()
+
+    return Starlette(
+        routes=[
+            Route("/sim/pay", channel.pay, methods=["POST"]),
+            Route("/sim/refund", channel.refund, methods=["POST"]),
+            Route("/sim/notice", channel.notice, methods=["POST"]),
+            Route("/sim/probe", channel.probe, methods=["POST"]),
+            Route("/sim/forge", channel.forge, methods=["POST"]),
+            Route("/sim/keys", channel.keys),
+            Route("/sim/ledger", channel.ledger),
+            Route("/v3/pay/transactions/out-trade-no/{out_trade_no}", channel.query),
+        ],
+        lifespan=lifespan,
+        exception_handlers={ValidationError: _bad_request},
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["prepare"]:
+        print(json.dumps(prepare(Path(os.environ["SIM_STATE"])), indent=2))
+    else:
+        run("wechat", build)
