@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import aiosql
-import asyncpg
+
+from .postgres import Connection
 
 EventKey = tuple[str, str]  # order_no, event id: what makes an event the same event
 
 _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 
 
-async def claim(conn: asyncpg.Connection, keys: Iterable[EventKey]) -> set[EventKey]:
+async def claim(conn: Connection, keys: Iterable[EventKey]) -> set[EventKey]:
     """Remember the events as applied; return those of them that had not been applied before.
 
     Belongs into the transaction of the effect: if that fails, the claim is gone with it.

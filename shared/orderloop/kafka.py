@@ -32,7 +32,7 @@ def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
 
 
 def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> AIOKafkaConsumer:
-    """Commits only when told to, starts at the earliest record, and owns an order's partition of every topic at once."""
+    """Commits only when told to, starts at the earliest record, and owns an order's partition in every topic."""
     return AIOKafkaConsumer(
         *(settings.topic_prefix + topic for topic in topics),
         bootstrap_servers=settings.bootstrap,

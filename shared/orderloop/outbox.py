@@ -19,6 +19,7 @@ from . import kafka, metrics, postgres, tracing
 from .envelope import Envelope
 from .events import Event
 from .failpoints import failpoint
+from .postgres import Connection
 from .settings import KafkaSettings, OutboxSettings, PostgresSettings
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class DeadLetter:
     found_at: datetime
 
 
-async def stage(conn: asyncpg.Connection, messages: Sequence[Staged]) -> None:
+async def stage(conn: Connection, messages: Sequence[Staged]) -> None:
     """Queue events, in this order, for publication after the surrounding transaction commits."""
     if not messages:
         return
@@ -67,7 +68,7 @@ async def stage(conn: asyncpg.Connection, messages: Sequence[Staged]) -> None:
 
 
 async def stage_encoded(
-    conn: asyncpg.Connection,
+    conn: Connection,
     *,
     order_nos: Sequence[str],
     topics: Sequence[str],
@@ -90,7 +91,7 @@ async def stage_encoded(
     await _sql.wake(conn)
 
 
-async def stage_dead_letter(conn: asyncpg.Connection, letter: DeadLetter) -> None:
+async def stage_dead_letter(conn: Connection, letter: DeadLetter) -> None:
     record = {
         "key": _base64(letter.key) if letter.key is not None else None,
         "headers": [[name, _base64(value)] for name, value in letter.headers],
@@ -145,7 +146,7 @@ class Relay:
         try:
             if not await _sql.lead(conn):
                 return  # another process leads; ask again in a moment
-            await conn.add_listener("outbox", lambda *_: self._wake.set())
+            await conn.add_listener("outbox", self._notified)
             # A failed send leaves this block and closes the producer before anything later could overtake it.
             async with kafka.producer(self._kafka, client_id=f"{self._source[1:]}-relay") as producer:
                 metrics.RELAY_LEADS.set(1)
@@ -157,7 +158,10 @@ class Relay:
         finally:
             await conn.close(timeout=2)
 
-    async def _publish(self, conn: asyncpg.Connection, producer: AIOKafkaProducer) -> int:
+    def _notified(self, *_notification: object) -> None:
+        self._wake.set()
+
+    async def _publish(self, conn: Connection, producer: AIOKafkaProducer) -> int:
         """Publish one batch of rows; returns how many rows it read."""
         with metrics.PUBLISH_SECONDS.time():
             rows = [row async for row in _sql.pending(conn, most=self._batch)]
@@ -172,7 +176,7 @@ class Relay:
         return len(rows)
 
     async def _send(
-        self, conn: asyncpg.Connection, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]
+        self, conn: Connection, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]
     ) -> list[asyncpg.Record]:
         """Send rows in order and await every acknowledgement; returns the rows that Kafka has."""
         pending: list[asyncio.Future[Any]] = []
@@ -196,7 +200,9 @@ class Relay:
                 pending.append(future)
                 sent.append(row)
             failpoint("relay.after_produce")
-            await asyncio.gather(*pending)
+            outcomes = await asyncio.gather(*pending, return_exceptions=True)
+            if failed := next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None):
+                raise failed
         finally:
             tracing.end(spans)
         return sent
@@ -219,7 +225,7 @@ class Relay:
         )
         return row["order_no"].encode(), envelope.headers(), span
 
-    async def _park(self, conn: asyncpg.Connection, row: asyncpg.Record, error: Exception) -> None:
+    async def _park(self, conn: Connection, row: asyncpg.Record, error: Exception) -> None:
         log.error("the broker refuses an event for good; its order waits", order_no=row["order_no"], error=repr(error))
         metrics.OUTBOX_PARKED.inc()
         await _sql.park(conn, order_no=row["order_no"], outbox_id=row["id"], reason=type(error).__name__)

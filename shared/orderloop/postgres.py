@@ -2,10 +2,15 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from .settings import PostgresSettings
+
+# What store functions take: a direct connection, or one that a pool lends.
+Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 
 # A frozen owner of row locks is cut off well before Kafka's session (45 s) would give its partitions away twice over,
 # and nobody queues behind a lock for longer than a batch may take.

@@ -4,7 +4,7 @@ The Kafka instrumentation is our own and thin, on the messaging conventions of O
 the stock one overwrites a caller's context and uses attribute names that are gone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context as otel_context
@@ -60,7 +60,7 @@ def tag_order(order_no: str) -> None:
 
 
 @contextmanager
-def span(name: str, *, order_no: str, traceparent: str | None = None, **attributes: str | int) -> Iterator[Span]:
+def span(name: str, *, order_no: str, traceparent: str | None = None, **attributes: str | int) -> Generator[Span]:
     """A step of an order's life; below `traceparent` if it is given, else below whatever runs."""
     with _tracer.start_as_current_span(
         name, context=_context(traceparent) if traceparent else None, attributes={ORDER_NO: order_no, **attributes}
@@ -124,7 +124,7 @@ def start_process(
 
 
 @contextmanager
-def batch(spans: Iterable[Span | None], *, group: str, count: int) -> Iterator[None]:
+def batch(spans: Iterable[Span | None], *, group: str, count: int) -> Generator[None]:
     """One span around a batch's transaction, linked to its events; its queries are its children.
 
     A batch without a sampled event leaves no trace at all.

@@ -1,0 +1,294 @@
+"""Batches from Kafka into a database: at least once from the broker, exactly once in effect.
+
+The rules: the handler applies a whole batch in one transaction; offsets are committed after it; the infrastructure's
+errors are retried without limit; the data's errors are bisected down to the poison event, which alone is parked in
+`<topic>.<group>.dlq`; and a fuse stops the consumer when it parks too much, so that a bad deploy cannot drain a topic.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from . import kafka, metrics, outbox, tracing
+from .envelope import Envelope
+from .errors import MalformedEvent, Permanent, is_transient
+from .events import BY_TOPIC, Event
+from .failpoints import failpoint
+from .health import Health
+from .settings import KafkaSettings
+from .topics import dead_letters
+
+log = structlog.get_logger()
+
+Record = ConsumerRecord[bytes | None, bytes | None]
+
+_MOST_RECORDS = 500  # one transaction's worth under lag; an idle consumer takes what is there
+_POLL_MS = 500
+_RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer polls again to stay a member
+_FUSE_IN_A_ROW = 20
+_FUSE_SHARE = 0.01
+_FUSE_SAMPLE = 2000  # the share means nothing on fewer events
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event as it came, with the context that whatever it causes belongs under."""
+
+    envelope: Envelope
+    event: Event
+    record: Record  # its own bytes, should it have to be parked
+    traceparent: str | None
+
+    @property
+    def topic(self) -> str:
+        """Without the prefix that the wire may carry."""
+        return self.envelope.type
+
+    @property
+    def order_no(self) -> str:
+        return self.envelope.subject
+
+    @property
+    def event_id(self) -> str:
+        return self.envelope.event_id
+
+
+Handler = Callable[[Sequence[Received]], Awaitable[None]]
+
+
+class Fuse:
+    """Blows after 20 parked records in a row, or when 1 % of at least 2,000 were parked."""
+
+    def __init__(self) -> None:
+        self.blown = False
+        self._in_a_row = 0
+        self._parked = 0
+        self._seen = 0
+
+    def passed(self, events: int) -> None:
+        self._seen += events
+        if events:
+            self._in_a_row = 0
+        if self._seen >= 2 * _FUSE_SAMPLE:  # forget the distant past
+            self._seen //= 2
+            self._parked //= 2
+
+    def parked(self) -> None:
+        self._seen += 1
+        self._in_a_row += 1
+        self._parked += 1
+        too_many = self._seen >= _FUSE_SAMPLE and self._parked > self._seen * _FUSE_SHARE
+        self.blown = self.blown or self._in_a_row >= _FUSE_IN_A_ROW or too_many
+
+
+class FuseBlown(Permanent):
+    """Too much was parked. A person has to look before the consumer goes on."""
+
+
+class Consumer:
+    """One group's worker: one batch in flight, every topic of an order in the same hands."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        group: str,
+        topics: Sequence[str],
+        handle: Handler,
+        pool: asyncpg.Pool,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._group = group
+        self._topics = topics
+        self._handle = handle
+        self._pool = pool
+        self._health = health
+        self._fuse = Fuse()
+        self._joined: AIOKafkaConsumer | None = None
+        health.require("kafka", self._check)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self._consume(stop)
+            except FuseBlown:
+                # Restarting would reset the fuse and go on parking: stand still, not ready, until a person looks.
+                log.critical("fuse blown: consuming has stopped; see docs/runbooks/fuse-blown.md", group=self._group)
+                metrics.FUSE_BLOWN.labels(self._group).set(1)
+                while not stop.is_set():
+                    self._beat()
+                    await _pause(stop, 5)
+            except (KafkaError, OSError) as error:
+                log.warning("kafka is away, will join again", group=self._group, error=repr(error))
+                self._beat()
+                await _pause(stop, 1)
+
+    async def _consume(self, stop: asyncio.Event) -> None:
+        consumer = kafka.consumer(self._settings, group=self._group, topics=self._topics)
+        try:
+            await consumer.start()
+            self._joined = consumer
+            while not stop.is_set():
+                self._beat()
+                polled = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
+                if polled and not await self._settle(polled, stop):
+                    for partition, records in polled.items():
+                        with suppress(IllegalStateError):  # the partition is somebody else's by now
+                            consumer.seek(partition, records[0].offset)
+                elif polled:
+                    await self._commit(consumer, polled)
+        finally:
+            self._joined = None
+            with suppress(Exception):  # leaving the group politely is a courtesy to a broker that may be gone
+                await asyncio.wait_for(consumer.stop(), 5)
+
+    async def _settle(self, polled: Mapping[TopicPartition, Sequence[Record]], stop: asyncio.Event) -> bool:
+        """Apply or park everything polled. False when the infrastructure kept failing: take the batch again."""
+        failpoint(f"{self._group}.after_poll")
+        received, poison = self._decode(polled)
+        with metrics.BATCH_SECONDS.labels(self._group).time():
+            for delay in (*_RETRY_SECONDS, None):
+                try:
+                    while poison:
+                        await self._park(*poison[0])
+                        poison.pop(0)
+                    await self._apply(received)
+                    break
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
+                    metrics.BATCH_RETRIES.labels(self._group).inc()
+                    log.warning("batch will be tried again", group=self._group, events=len(received), error=repr(error))
+                    if delay is None or stop.is_set():
+                        return False
+                    self._beat()
+                    await _pause(stop, delay)
+        return True
+
+    async def _apply(self, received: Sequence[Received]) -> None:
+        """The whole batch at once; if its data is at fault, halves, down to the one event that is."""
+        if not received:
+            return
+        try:
+            await self._handle_traced(received)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            if len(received) > 1:
+                middle = len(received) // 2
+                await self._apply(received[:middle])
+                await self._apply(received[middle:])
+                return
+            await self._park(received[0].record, received[0].topic, error)
+            return
+        self._fuse.passed(len(received))
+        metrics.BATCH_SIZE.labels(self._group).observe(len(received))
+        for one in received:
+            metrics.CONSUMED.labels(one.topic, self._group).inc()
+
+    async def _handle_traced(self, received: Sequence[Received]) -> None:
+        spans: list[Any] = []
+        traced: list[Received] = []
+        for one in received:
+            span, traceparent = tracing.start_process(
+                one.topic,
+                traceparent=one.envelope.traceparent,
+                order_no=one.order_no,
+                event_id=one.event_id,
+                partition=one.record.partition,
+                offset=one.record.offset,
+                group=self._group,
+            )
+            spans.append(span)
+            traced.append(replace(one, traceparent=traceparent))
+        try:
+            with tracing.batch(spans, group=self._group, count=len(received)):
+                await self._handle(traced)
+        finally:
+            tracing.end(spans)
+
+    def _decode(
+        self, polled: Mapping[TopicPartition, Sequence[Record]]
+    ) -> tuple[list[Received], list[tuple[Record, str, Exception]]]:
+        """Events in the order of our topics (causes before effects), and the records that are none."""
+        received: list[Received] = []
+        poison: list[tuple[Record, str, Exception]] = []
+        prefix = len(self._settings.topic_prefix)
+        rank = {topic: n for n, topic in enumerate(self._topics)}
+        for partition, records in sorted(polled.items(), key=lambda item: (rank[item[0].topic[prefix:]], item[0])):
+            topic = partition.topic[prefix:]
+            for record in records:
+                try:
+                    received.append(_receive(topic, record))
+                except MalformedEvent as error:
+                    poison.append((record, topic, error))
+        return received, poison
+
+    async def _park(self, record: Record, topic: str, error: Exception) -> None:
+        now = datetime.now(UTC)
+        origin = f"{record.topic}-{record.partition}-{record.offset}"
+        async with self._pool.acquire() as conn, conn.transaction():
+            await outbox.stage_dead_letter(
+                conn,
+                outbox.DeadLetter(
+                    topic=dead_letters(topic, self._group),
+                    origin=origin,
+                    key=record.key,
+                    headers=[
+                        *record.headers,
+                        ("dlq_reason", f"{type(error).__name__}: {error}"[:500].encode()),
+                        ("dlq_origin", origin.encode()),
+                        ("dlq_first_failure", now.isoformat().encode()),
+                    ],
+                    body=record.value or b"",
+                    found_at=now,
+                ),
+            )
+        metrics.DEAD_LETTERS.labels(topic, self._group).inc()
+        log.error("record parked", origin=origin, error=repr(error))
+        self._fuse.parked()
+        if self._fuse.blown:
+            raise FuseBlown(self._group)
+
+    async def _commit(self, consumer: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        failpoint(f"{self._group}.before_offset_commit")
+        try:
+            await consumer.commit({partition: records[-1].offset + 1 for partition, records in polled.items()})
+        except (CommitFailedError, IllegalStateError) as error:
+            # A rebalance took the partitions away in mid-batch; their new owner reads the batch again as duplicates.
+            log.info("offsets not committed, the partitions have moved", group=self._group, error=repr(error))
+
+    def _beat(self) -> None:
+        self._health.beat(f"consumer {self._group}", within_seconds=60)
+
+    async def _check(self) -> None:
+        if self._fuse.blown:
+            raise FuseBlown("consuming has stopped")
+        if self._joined is None or not self._joined.assignment():
+            raise Permanent("no partitions assigned")
+
+
+def _receive(topic: str, record: Record) -> Received:
+    """Raises MalformedEvent."""
+    received_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    envelope = Envelope.from_headers(record.headers, key=record.key, received_at=received_at)
+    if envelope.type != topic:
+        raise MalformedEvent(f"ce_type is not {topic}")
+    event = BY_TOPIC[topic].decode(record.value or b"")
+    if event.order_no != envelope.subject:
+        raise MalformedEvent("the body's order_no differs from the record's key")
+    return Received(envelope, event, record, envelope.traceparent)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

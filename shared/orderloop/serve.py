@@ -1,0 +1,100 @@
+"""The life of a process: start, run until told to stop or until something essential dies, drain, go."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from . import metrics
+from .settings import HttpSettings
+
+log = structlog.get_logger()
+
+# Runs until the event is set. Returning earlier, or raising, ends the process: half a service is no service.
+Task = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+
+_DRAIN_SECONDS = 10
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has one place that stops it."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Task]) -> None:
+    """Answer HTTP and run the tasks until SIGTERM or SIGINT; then drain for at most 10 s.
+
+    Raises what a task raised, so that the process ends with an error and is started anew.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+
+    async def http(stop: asyncio.Event) -> None:
+        serving = asyncio.create_task(server.serve())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+    await run({"http": http, **tasks})
+
+
+async def run(tasks: Mapping[str, Task]) -> None:
+    """Run tasks until a signal comes or one of them ends; then let the others finish."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = {asyncio.create_task(task(stop), name=name) for name, task in tasks.items()}
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    asked = stop.is_set()
+    stop.set()
+    await stopping
+    _, late = await asyncio.wait(running, timeout=_DRAIN_SECONDS)
+    for task in late:
+        log.warning("task did not drain in time", task=task.get_name())
+        task.cancel()
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+    for task, outcome in zip(running, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            log.critical("task failed", task=task.get_name(), exc_info=outcome)
+            raise outcome
+    if not asked:
+        raise RuntimeError("a task ended although nobody asked it to")
+
+
+def periodic(name: str, job: Callable[[], Awaitable[object]], *, seconds: float) -> Task:
+    """A task that runs `job` again and again. A run that fails is logged, counted and repeated."""
+
+    async def repeat(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await job()
+            except Exception as error:
+                metrics.TASK_ERRORS.labels(name).inc()
+                log.warning("job failed, will run again", task=name, error=repr(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), seconds)
+
+    return repeat
