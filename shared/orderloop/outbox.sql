@@ -7,11 +7,11 @@ from unnest(:order_nos::text[], :topics::text[], :event_ids::text[], :occurred_a
     with ordinality as m (order_no, topic, event_id, occurred_at, traceparent, body, record, n)
 order by n;
 
--- name: wake!
+-- name: wake()!
 -- One notification per transaction, however many rows it staged.
 select pg_notify('outbox', '');
 
--- name: lead$
+-- name: lead()$
 -- 7233002 names the relay's lock; it is held by the session, so a dead leader loses it with its connection.
 select pg_try_advisory_lock(7233002);
 
