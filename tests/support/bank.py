@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 
-SECRET = "bank-lab-secret"
+SECRET = "bank-simulator-secret"
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,0 +1,56 @@
+"""Databases for tests: migrated once per session and service, cloned per test."""
+
+import secrets
+from dataclasses import dataclass
+
+from orderloop_lab import databases
+
+from tests.support.sessions import run
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    name: str
+    app_url: str  # what the service itself may do
+    owner_url: str  # what migrations may do
+    admin_url: str  # everything: for looking at what the app role must not see
+
+
+class Databases:
+    def __init__(self, admin_url: str) -> None:
+        self._admin_url = admin_url
+        self._session = f"test_{secrets.token_hex(4)}"
+        self._templates: dict[str, str] = {}
+        run(databases.create_roles(admin_url))
+
+    def clone(self, service: str) -> Database:
+        """A fresh, migrated database for `service` (payment_callback, order_core, logistics, settlement)."""
+        name = f"{self._session}_{service}_{secrets.token_hex(4)}"
+        run(databases.create_database(self._admin_url, service, name, template=self._template(service)))
+        return self._describe(service, name)
+
+    def empty(self, service: str) -> Database:
+        """Without any table: for tests of migrations."""
+        name = f"{self._session}_{service}_{secrets.token_hex(4)}"
+        run(databases.create_database(self._admin_url, service, name))
+        return self._describe(service, name)
+
+    def drop(self, names: list[str]) -> None:
+        run(databases.drop_databases(self._admin_url, names))
+
+    def drop_templates(self) -> None:
+        self.drop(list(self._templates.values()))
+
+    def _template(self, service: str) -> str:
+        if service not in self._templates:
+            name = f"{self._session}_{service}"
+            run(databases.create_database(self._admin_url, service, name))
+            run(databases.migrate_database(self._admin_url, service, name))
+            self._templates[service] = name
+        return self._templates[service]
+
+    def _describe(self, service: str, name: str) -> Database:
+        app, owner = (
+            databases.url_for(self._admin_url, role=f"{service}_{role}", database=name) for role in ("app", "owner")
+        )
+        return Database(name, app, owner, databases.admin_url_for(self._admin_url, name))
