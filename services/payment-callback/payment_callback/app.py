@@ -1,0 +1,76 @@
+"""The composition root: reads the settings, names the concrete classes, and runs them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import asyncpg
+from fastapi import FastAPI
+from orderloop import command, health, http, postgres, serve
+from orderloop.clock import Clock, SystemClock
+from orderloop.errors import Permanent
+from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
+from starlette.routing import Route
+
+from . import store
+from .budget import Budget
+from .channels import Channel, wechat
+from .http import CallbackEndpoint, router
+from .receive import Reception
+from .settings import CallbackSettings, WechatSettings
+from .writer import Writer
+
+SERVICE = "payment-callback"
+
+_LOG_DAYS_AHEAD = 7  # so long may the service be away, and longer: it looks again before it answers
+
+
+def build(pool: asyncpg.Pool, *, channels: Iterable[Channel], settings: CallbackSettings, clock: Clock) -> FastAPI:
+    """The HTTP application. A further channel is one more module and one more element of `channels`."""
+    state = health.Health()
+    state.require("postgres", health.postgres(pool))
+    app = http.create_app(SERVICE, title="OrderLoop payment-callback", description=__doc__ or "", health=state)
+    writer = Writer(pool)
+    budget = Budget(rows=settings.refused_rows_per_hour, bytes=settings.refused_bytes_per_hour)
+    for channel in channels:
+        reception = Reception(channel, writer=writer, clock=clock, budget=budget)
+        app.router.routes.append(Route(f"/v1/order/callback/{channel.name}", CallbackEndpoint(reception)))
+    app.include_router(router(pool))
+    return app
+
+
+async def run() -> None:
+    """Serve until told to stop. Needs the database; Kafka may be away."""
+    channels = [wechat_channel(WechatSettings())]  # pyright: ignore[reportCallIssue]
+    outbox = OutboxSettings()  # pyright: ignore[reportCallIssue]
+    async with postgres.pool(PostgresSettings(), application_name=SERVICE) as pool:  # pyright: ignore[reportCallIssue]
+
+        async def ensure_days() -> None:
+            async with pool.acquire() as conn:
+                await store.ensure_days(conn, _LOG_DAYS_AHEAD)
+
+        tasks = {"log days": serve.periodic("log days", ensure_days, seconds=3600)}
+        if outbox.relay == "embedded":
+            tasks["relay"] = command.relay(SERVICE).run
+        app = build(pool, channels=channels, settings=CallbackSettings(), clock=SystemClock())  # pyright: ignore[reportCallIssue]
+        await serve.serve(app, HttpSettings(), tasks=tasks)  # pyright: ignore[reportCallIssue]
+
+
+def wechat_channel(settings: WechatSettings) -> wechat.WeChat:
+    """WeChat Pay with the keys that are configured. Raises Permanent when they cannot be used."""
+    keys = dict[str, wechat.VerifyingKey]()
+    if (settings.public_key_id is None) != (settings.public_key_file is None):
+        raise Permanent("ORDERLOOP_WECHAT_PUBLIC_KEY_ID and ORDERLOOP_WECHAT_PUBLIC_KEY_FILE belong together")
+    if settings.public_key_id is not None and settings.public_key_file is not None:
+        keys |= wechat.public_key(settings.public_key_id, settings.public_key_file.read_bytes())
+    if settings.certificate_dir is not None:
+        keys |= wechat.certificates(_pems(settings.certificate_dir))
+    return wechat.WeChat(
+        mchid=settings.mchid,
+        appids=[appid.strip() for appid in settings.appid.split(",")],
+        apiv3_key=settings.apiv3_key.get_secret_value().encode(),
+        keys=keys,
+    )
+
+
+def _pems(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("*.pem"))]

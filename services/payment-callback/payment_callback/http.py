@@ -1,0 +1,164 @@
+"""What payment-callback answers: the channels' callbacks, and the search of their log."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import asyncpg
+import orjson
+import structlog
+from fastapi import APIRouter, Query
+from orderloop.failpoints import failpoint
+from orderloop.problem import Problem
+from pydantic import AwareDatetime, BaseModel
+from starlette.types import Receive, Scope, Send
+
+from . import metrics, store
+from .attempt import Verdict
+from .channels import Answer
+from .receive import LARGEST_BODY, Reception
+
+log = structlog.get_logger()
+
+# The channel waits 5 s and then counts the callback as failed; what we say later than this it may not hear.
+_DEADLINE_SECONDS = 3.0
+
+
+class CallbackEndpoint:
+    """A channel's notify URL as a bare ASGI application: this is the hot path, so nothing is parsed for comfort."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._seconds = metrics.SECONDS.labels(reception.channel.name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                answer = await self._answer(scope, receive)
+        except TimeoutError:
+            log.error("callback missed its deadline, the channel will repeat it")
+            metrics.RECEIVED.labels(self._reception.channel.name, "unstored", "deadline").inc()
+            answer = self._reception.channel.failed(503)
+        except Exception:
+            log.exception("callback failed, the channel will repeat it")
+            metrics.RECEIVED.labels(self._reception.channel.name, "unstored", "error").inc()
+            answer = self._reception.channel.failed(500)
+        await _send(send, answer)
+        self._seconds.observe(time.perf_counter() - began)
+        failpoint("payment_callback.after_answer")
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        client = scope.get("client")
+        return await self._reception.receive(
+            method=scope["method"],
+            headers=headers,
+            source_address=client[0] if client else None,
+            body=await _body(headers, receive),
+        )
+
+
+async def _body(headers: Mapping[str, str], receive: Receive) -> bytes | None:
+    """The whole body, or None if it is larger than the largest; then the rest stays unread."""
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > LARGEST_BODY:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > LARGEST_BODY:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    headers = [(b"content-length", str(len(answer.body)).encode())] if answer.status != 204 else []
+    if answer.body:
+        headers.append((b"content-type", answer.media_type))
+    if answer.status == 413:
+        headers.append((b"connection", b"close"))  # nobody reads the rest
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+class Callback(BaseModel):
+    """One attempt of a channel to tell us something. Bodies and payers stay in the database."""
+
+    id: int
+    received_at: datetime
+    channel: str
+    verdict: Verdict
+    reason: str | None
+    detail: str | None
+    status: int
+    source_address: str | None
+    headers: dict[str, str]
+    bytes: int | None
+    shape: str | None
+    order_nos: list[str]
+    transaction_ids: list[str]
+    event_ids: list[str]
+    trace_id: str | None
+
+
+class Callbacks(BaseModel):
+    callbacks: list[Callback]
+    next: str | None  # pass it as `after` for the following page
+
+
+def router(pool: asyncpg.Pool) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["callbacks"])
+
+    @routes.get("/callbacks", summary="Search the callback log, newest first")
+    async def search(  # pyright: ignore[reportUnusedFunction]
+        order_no: str | None = None,
+        transaction_id: str | None = None,
+        result: Annotated[Verdict | None, Query(description="what we made of it")] = None,
+        since: AwareDatetime | None = None,
+        until: AwareDatetime | None = None,
+        after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> Callbacks:
+        now = datetime.now(UTC)
+        async with pool.acquire() as conn:
+            rows = await store.search(
+                conn,
+                order_no=order_no,
+                transaction_id=transaction_id,
+                verdict=result,
+                since=since or now - timedelta(days=7),  # older ones are gone anyway
+                until=until or now + timedelta(minutes=1),
+                before=_page(after) if after else None,
+                most=limit + 1,
+            )
+        shown = rows[:limit]
+        more = len(rows) > limit
+        following = f"{shown[-1]['received_at'].isoformat()}~{shown[-1]['id']}" if more else None
+        return Callbacks(callbacks=[_callback(row) for row in shown], next=following)
+
+    return routes
+
+
+def _page(after: str) -> store.Page:
+    moment, _, number = after.partition("~")
+    try:
+        # a "+" that was not escaped in the URL arrives as a space
+        received_at = datetime.fromisoformat(moment.replace(" ", "+"))
+        page = store.Page(received_at, int(number))
+    except ValueError:
+        raise Problem(422, "invalid-request", "`after` is not the `next` of a page before.") from None
+    if received_at.tzinfo is None:
+        raise Problem(422, "invalid-request", "`after` is not the `next` of a page before.")
+    return page
+
+
+def _callback(row: Mapping[str, Any]) -> Callback:
+    return Callback.model_validate({**row, "headers": orjson.loads(row["headers"])})

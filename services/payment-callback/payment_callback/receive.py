@@ -1,0 +1,142 @@
+"""Taking a notification: verify, translate, store, and only then acknowledge.
+
+Whatever is acknowledged is durably stored; whatever is not acknowledged has changed nothing, or will be a repeat.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import structlog
+from opentelemetry import trace
+from orderloop import tracing
+from orderloop.clock import Clock
+from orderloop.failpoints import failpoint
+
+from . import metrics
+from .attempt import Attempt, Verdict
+from .budget import Budget
+from .channels import Answer, Channel, Notice, Reason, Refused
+from .writer import Writer
+
+log = structlog.get_logger()
+
+# What the channels' own notices need is a twentieth of this.
+LARGEST_BODY = 64 * 1024
+
+# 401 unless something else is said: to a stranger all refusals look alike.
+_STATUS = {
+    Reason.METHOD: 405,
+    Reason.TOO_LARGE: 413,
+    Reason.MEDIA_TYPE: 415,
+    Reason.MALFORMED: 400,
+    Reason.UNDECRYPTABLE: 400,
+    Reason.WRONG_MERCHANT: 400,
+    # authentic, and our lack of understanding: the channel tells us again for a day, time enough to learn
+    Reason.NOT_UNDERSTOOD: 500,
+}
+
+# Only the channel itself can cause these: they are always logged, whatever strangers have spent.
+_AUTHENTIC = frozenset({Reason.UNDECRYPTABLE, Reason.WRONG_MERCHANT, Reason.NOT_UNDERSTOOD})
+
+# Beside the channel's own headers; behind a proxy the socket's address says little.
+_LOGGED_HEADERS = frozenset({"content-type", "x-forwarded-for"})
+
+
+class Reception:
+    """One channel's desk."""
+
+    def __init__(self, channel: Channel, *, writer: Writer, clock: Clock, budget: Budget) -> None:
+        self.channel = channel
+        self._writer = writer
+        self._clock = clock
+        self._budget = budget
+        self._logged = channel.logged_headers | _LOGGED_HEADERS
+
+    async def receive(
+        self, *, method: str, headers: Mapping[str, str], source_address: str | None, body: bytes | None
+    ) -> Answer:
+        """The answer to one request. Header names are lower-case; `body` is None if it is too large to be read.
+
+        Never raises for a reason that lies in the request or the database.
+        """
+        kept = {name: value for name, value in headers.items() if name in self._logged}
+        try:
+            notice = self._read(method, headers, body)
+        except Refused as refused:
+            return await self._refuse(refused, kept, source_address, body)
+        attempt = Attempt(
+            channel=self.channel.name,
+            status=self.channel.stored().status,
+            source_address=source_address,
+            headers=kept,
+            body=body,
+            notice=notice,
+            trace_id=tracing.trace_id(),
+            traceparent=tracing.current_traceparent(),
+            span=trace.get_current_span().get_span_context(),
+            traceparents=_traceparents(notice),
+        )
+        return await self._accept(attempt)
+
+    def _read(self, method: str, headers: Mapping[str, str], body: bytes | None) -> Notice:
+        if method != "POST":
+            raise Refused(Reason.METHOD)
+        if body is None:
+            raise Refused(Reason.TOO_LARGE)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != self.channel.media_type:
+            raise Refused(Reason.MEDIA_TYPE)
+        failpoint("payment_callback.before_verify")
+        self.channel.verify(headers, body, self._clock.now())
+        failpoint("payment_callback.after_verify")
+        return self.channel.translate(body)
+
+    async def _accept(self, attempt: Attempt) -> Answer:
+        try:
+            verdict = await self._writer.store(attempt)
+        except Exception as error:
+            metrics.RECEIVED.labels(self.channel.name, "unstored", type(error).__name__).inc()
+            log.error("callback not stored, the channel will repeat it", order_no=attempt.order_no, error=repr(error))
+            return self.channel.failed(503)
+        failpoint("payment_callback.after_commit")
+        metrics.RECEIVED.labels(self.channel.name, verdict, "").inc()
+        if attempt.notice is not None and attempt.notice.remark:
+            log.warning("authentic callback without effect", order_no=attempt.order_no, remark=attempt.notice.remark)
+        return self.channel.stored()
+
+    async def _refuse(
+        self, refused: Refused, kept: Mapping[str, str], source_address: str | None, body: bytes | None
+    ) -> Answer:
+        status = _STATUS.get(refused.reason, 401)
+        metrics.RECEIVED.labels(self.channel.name, Verdict.REFUSED, refused.reason).inc()
+        size = len(body or b"") + sum(map(len, kept.values()))
+        if refused.reason not in _AUTHENTIC and not self._budget.spend(size, self._clock.now()):
+            metrics.UNLOGGED.labels(self.channel.name).inc()
+            return self.channel.failed(status)
+        log.info("callback refused", channel=self.channel.name, reason=refused.reason, detail=refused.detail)
+        with suppress(Exception):  # a refusal stands, whether or not it could be written down
+            await self._writer.store(
+                Attempt(
+                    channel=self.channel.name,
+                    status=status,
+                    source_address=source_address,
+                    headers=kept,
+                    body=body,
+                    refusal=refused.reason,
+                    detail=refused.detail,
+                    trace_id=tracing.trace_id(),
+                )
+            )
+        return self.channel.failed(status)
+
+
+def _traceparents(notice: Notice) -> tuple[str | None, ...]:
+    """Make the request findable by each of its orders, and give each fact the context that travels with it."""
+    if len(notice.order_nos) == 1:
+        tracing.tag_order(notice.order_nos[0])
+        return tuple(tracing.current_traceparent() for _ in notice.facts)
+    # one span, one order: a trace store finds a span by one value of a tag, not by one of a list's
+    contexts: dict[str, str | None] = {}
+    for order_no in notice.order_nos:
+        with tracing.span("combined payment", order_no=order_no):
+            contexts[order_no] = tracing.current_traceparent()
+    return tuple(contexts[fact.event.order_no] for fact in notice.facts)

@@ -1,0 +1,104 @@
+"""payment-callback's tables. One function per query in store.sql; nobody here begins or ends a transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import asyncpg
+import orjson
+
+from .attempt import Attempt, Verdict
+
+_sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
+
+_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A fact, ready to be stored and published: its body is encoded once for both."""
+
+    event_id: str
+    order_no: str
+    topic: str
+    occurred_at: datetime
+    traceparent: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a search stands: the last row that the caller has seen."""
+
+    received_at: datetime
+    id: int
+
+
+async def remember(conn: asyncpg.Connection, facts: Sequence[Remembered]) -> set[str]:
+    """Keep the facts; return the event ids of those that nobody had told us before."""
+    ordered = sorted(facts, key=lambda fact: fact.event_id)
+    rows = _sql.remember(
+        conn,
+        event_ids=[fact.event_id for fact in ordered],
+        order_nos=[fact.order_no for fact in ordered],
+        topics=[fact.topic for fact in ordered],
+        occurred_ats=[fact.occurred_at for fact in ordered],
+        traceparents=[fact.traceparent for fact in ordered],
+        bodies=[fact.body for fact in ordered],
+    )
+    return {row["event_id"] async for row in rows}
+
+
+async def log(conn: asyncpg.Connection, rows: Sequence[tuple[Attempt, Verdict]]) -> None:
+    notices = [attempt.notice for attempt, _ in rows]
+    await _sql.log(
+        conn,
+        channels=[attempt.channel for attempt, _ in rows],
+        verdicts=[verdict for _, verdict in rows],
+        reasons=[attempt.refusal or (attempt.notice.remark if attempt.notice else None) for attempt, _ in rows],
+        details=[attempt.detail for attempt, _ in rows],
+        statuses=[attempt.status for attempt, _ in rows],
+        source_addresses=[attempt.source_address for attempt, _ in rows],
+        # jsonb holds every character but NUL, and a stranger chooses what stands in a header
+        headers=[orjson.dumps(attempt.headers).decode().replace("\\u0000", "") for attempt, _ in rows],
+        bodies=[attempt.body for attempt, _ in rows],
+        shapes=[notice.shape if notice else None for notice in notices],
+        order_nos=[_SEPARATOR.join(notice.order_nos if notice else ()) for notice in notices],
+        transaction_ids=[_SEPARATOR.join(notice.transaction_ids if notice else ()) for notice in notices],
+        event_ids=[_SEPARATOR.join(fact.event_id for fact in notice.facts) if notice else "" for notice in notices],
+        trace_ids=[attempt.trace_id for attempt, _ in rows],
+    )
+
+
+async def search(
+    conn: asyncpg.Connection,
+    *,
+    order_no: str | None,
+    transaction_id: str | None,
+    verdict: Verdict | None,
+    since: datetime,
+    until: datetime,
+    before: Page | None,
+    most: int,
+) -> list[asyncpg.Record]:
+    """Newest first, at most `most` rows, older than `before`."""
+    rows = _sql.search(
+        conn,
+        order_no=order_no,
+        transaction_id=transaction_id,
+        verdict=verdict,
+        since=since,
+        until=until,
+        before_at=before.received_at if before else None,
+        before_id=before.id if before else None,
+        most=most,
+    )
+    return [row async for row in rows]
+
+
+async def ensure_days(conn: asyncpg.Connection, days: int) -> int:
+    """Make the log's partitions for today and the next `days` days; returns how many were missing."""
+    return await _sql.ensure_days(conn, days=days)
