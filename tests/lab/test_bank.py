@@ -42,7 +42,7 @@ def instruct(
     body = json.dumps(wanted).encode()
     key = {"Idempotency-Key": wanted["instruction_id"], "Content-Type": "application/json"}
     return httpx.post(
-        f"{bank.base_url}/v1/instructions",
+        f"{bank.url}/v1/instructions",
         content=body,
         headers=key | signed("POST", "/v1/instructions", body) | (headers or {}),
         timeout=timeout,
@@ -52,7 +52,7 @@ def instruct(
 
 def query(bank: BankProcess, instruction_id: str) -> httpx.Response:
     path = f"/v1/instructions/{instruction_id}"
-    return httpx.get(bank.base_url + path, headers=signed("GET", path), trust_env=False)
+    return httpx.get(bank.url + path, headers=signed("GET", path), trust_env=False)
 
 
 def test_an_instruction_is_paid_at_once_and_stands_in_the_ledger(bank: BankProcess) -> None:

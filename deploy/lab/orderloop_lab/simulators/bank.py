@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from orderloop_lab.simulators.ledger import Simulator, run
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,7 +27,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-LAB_SECRET = "bank-lab-secret"  # noqa: S105 - the lab's, and nobody's outside
+from orderloop_lab.simulators.ledger import Simulator, run
+
+LAB_SECRET = "bank-simulator-secret"  # noqa: S105 - the lab's, and nobody's outside
 CLOCK_WINDOW_SECONDS = 300
 
 Route_ = Literal["instruct", "query"]
