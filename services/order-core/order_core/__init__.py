@@ -1,0 +1,1 @@
+"""order-core: the one owner of an order's state."""

@@ -1,0 +1,48 @@
+"""order-core's composition root: the only place that reads settings and names concrete classes."""
+
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from orderloop import health as checks
+from orderloop import postgres
+from orderloop.clock import SystemClock
+from orderloop.command import relay
+from orderloop.consume import Consumer
+from orderloop.health import Health
+from orderloop.serve import Task, periodic, serve
+
+from . import consumers, http, timeouts
+from .settings import OrderCoreSettings
+
+
+async def run() -> None:
+    settings = OrderCoreSettings()
+    clock, health = SystemClock(), Health()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(postgres.pool(settings.postgres, application_name="order-core"))
+        redis = await stack.enter_async_context(
+            Redis.from_url(settings.redis.url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1)
+        )
+        health.require("postgres", checks.postgres(pool))
+        consumer = Consumer(
+            settings.kafka,
+            group="order-core",
+            topics=consumers.TOPICS,
+            handle=consumers.handler(pool, clock),
+            pool=pool,
+            health=health,
+        )
+        tasks: dict[str, Task] = {
+            "consumer": consumer.run,
+            "waiting": periodic(
+                "waiting",
+                lambda: timeouts.give_up_waiting(pool, longest=settings.order.longest_wait),
+                seconds=30,
+            ),
+            "months": periodic("months", lambda: timeouts.prepare_months(pool, clock), seconds=24 * 3600),
+        }
+        if settings.outbox.relay == "embedded":
+            tasks["relay"] = relay("order-core").run
+        app = http.create(pool=pool, redis=redis, clock=clock, health=health, settings=settings.order)
+        await serve(app, settings.http, tasks=tasks)

@@ -1,0 +1,42 @@
+"""Events in: a batch from Kafka becomes a batch for the write path."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import asyncpg
+
+from orderloop.clock import Clock
+from orderloop.consume import Handler, Received
+from orderloop.failpoints import failpoint
+from orderloop.topics import GROUPS
+
+from .apply import apply
+from .orders import Body, Incoming
+
+TOPICS = GROUPS["order-core"]
+
+
+def handler(pool: asyncpg.Pool, clock: Clock) -> Handler:
+    """Applies each batch in one transaction."""
+
+    async def handle(batch: Sequence[Received]) -> None:
+        events = [incoming(received) for received in batch]
+        async with pool.acquire() as conn:
+            async with conn.transaction():
+                await apply(conn, events, now=clock.now())
+                failpoint("order-core.before_commit")
+            failpoint("order-core.after_commit")
+
+    return handle
+
+
+def incoming(received: Received) -> Incoming:
+    return Incoming(
+        received.order_no,
+        received.event_id,
+        received.topic,
+        received.envelope.source,
+        received.envelope.time,
+        cast("Body", received.event),
+        received.traceparent,
+    )

@@ -1,0 +1,168 @@
+-- name: lock_orders(order_nos)
+-- Sorted, so that two batches which share orders cannot deadlock.
+select order_no, status, version, amount_fen, currency, channel, mchid, before_refund
+from orders
+where order_no = any(:order_nos::text[])
+order by order_no
+for update;
+
+-- name: parcels(order_nos)
+select order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at
+from parcel
+where order_no = any(:order_nos::text[]);
+
+-- name: payments(order_nos)
+select order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied
+from payment
+where order_no = any(:order_nos::text[]);
+
+-- name: taken(channels, transaction_ids)
+-- Which order a channel transaction has already paid. Two racing workers are told apart by the primary key.
+select channel, transaction_id, order_no
+from payment_claim
+where (channel, transaction_id) in (select * from unnest(:channels::text[], :transaction_ids::text[]));
+
+-- name: waiting(order_nos)
+select order_no, event_id, type, actor, occurred_at, traceparent, body
+from waiting
+where order_no = any(:order_nos::text[])
+order by order_no, since, event_id;
+
+-- name: record(order_nos, versions, befores, afters, channels, mchids, before_refunds, events, event_ids, types, actors, occurred_ats, traceparents, details, now)!
+-- Order and log move together. An order that changed twice in the batch ends at its highest version.
+with change as (
+    select * from unnest(:order_nos::text[], :versions::int[], :befores::text[], :afters::text[], :channels::text[],
+                         :mchids::text[], :before_refunds::text[], :events::text[], :event_ids::text[], :types::text[],
+                         :actors::text[], :occurred_ats::timestamptz[], :traceparents::text[], :details::text[])
+        as c (order_no, version, before, after, channel, mchid, before_refund, event, event_id, type, actor,
+              occurred_at, traceparent, detail)
+), moved as (
+    update orders o
+    set status = c.after, version = c.version, channel = c.channel, mchid = c.mchid, before_refund = c.before_refund,
+        updated_at = :now,
+        completed_at = case when c.after = 'completed' and o.completed_at is null then :now else o.completed_at end
+    from (select distinct on (order_no) * from change order by order_no, version desc) c
+    where o.order_no = c.order_no
+)
+insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent, detail)
+select order_no, version, before, after, event, event_id, type, actor, occurred_at, traceparent, detail::json
+from change;
+
+-- name: note_payments(order_nos, channels, transaction_ids, mchids, amounts, currencies, paid_ats, applied)!
+-- One that stood at the desk may have become the applied one.
+insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+select * from unnest(:order_nos::text[], :channels::text[], :transaction_ids::text[], :mchids::text[],
+                     :amounts::bigint[], :currencies::text[], :paid_ats::timestamptz[], :applied::boolean[])
+on conflict (order_no, channel, transaction_id) do update set applied = payment.applied or excluded.applied;
+
+-- name: claim_payments(channels, transaction_ids, order_nos)!
+-- A transaction that another order holds violates the key: the batch is decided anew and sees it.
+insert into payment_claim (channel, transaction_id, order_no)
+select * from unnest(:channels::text[], :transaction_ids::text[], :order_nos::text[]) as p (channel, transaction_id, order_no)
+order by channel, transaction_id;
+
+-- name: keep_parcels(order_nos, express_codes, waybill_nos, shipment_ids, parcel_nos, parcel_counts, statuses, ats)!
+insert into parcel (order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at)
+select * from unnest(:order_nos::text[], :express_codes::text[], :waybill_nos::text[], :shipment_ids::text[],
+                     :parcel_nos::int[], :parcel_counts::int[], :statuses::text[], :ats::timestamptz[])
+on conflict (order_no, express_code, waybill_no) do update set status = excluded.status, at = excluded.at;
+
+-- name: keep_shipment(order_no, shipment_id, warehouse, express_code, now)!
+insert into shipment (order_no, shipment_id, warehouse, express_code, created_at)
+values (:order_no, :shipment_id, :warehouse, :express_code, :now);
+
+-- name: remember(order_nos, event_ids, outcomes)!
+update inbox i set outcome = r.outcome
+from unnest(:order_nos::text[], :event_ids::text[], :outcomes::text[]) as r (order_no, event_id, outcome)
+where (i.order_no, i.event_id) = (r.order_no, r.event_id);
+
+-- name: wait(order_nos, event_ids, types, actors, occurred_ats, traceparents, bodies)!
+insert into waiting (order_no, event_id, type, actor, occurred_at, traceparent, body)
+select * from unnest(:order_nos::text[], :event_ids::text[], :types::text[], :actors::text[],
+                     :occurred_ats::timestamptz[], :traceparents::text[], :bodies::bytea[])
+on conflict (order_no, event_id) do nothing;
+
+-- name: no_longer_waiting(order_nos, event_ids)!
+delete from waiting w
+using unnest(:order_nos::text[], :event_ids::text[]) as r (order_no, event_id)
+where (w.order_no, w.event_id) = (r.order_no, r.event_id);
+
+-- name: overdue(longest, most)
+-- Waited too long: no predecessor is coming. Skips what a batch is deciding at this moment.
+select order_no, event_id, type, actor, occurred_at, traceparent, body
+from waiting
+where since < now() - :longest::interval
+order by order_no, event_id
+limit :most
+for update skip locked;
+
+-- name: raise_anomalies(order_nos, event_ids, kinds, moneys, evidences)!
+insert into anomaly (order_no, event_id, kind, money_fen, evidence)
+select order_no, event_id, kind, money_fen, evidence::json
+from unnest(:order_nos::text[], :event_ids::text[], :kinds::text[], :moneys::bigint[], :evidences::text[])
+    as a (order_no, event_id, kind, money_fen, evidence)
+on conflict (order_no, event_id) do update set kind = excluded.kind, seen = anomaly.seen + 1;
+
+-- name: settle_anomalies(order_nos, event_ids, now)!
+-- An event that stood at the desk and has now been applied closes its own anomaly.
+update anomaly a set resolved_at = :now, resolution = 'the event was applied'
+from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)
+where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null;
+
+-- name: reserve^(source, external_order_id, order_no, body_hash)
+insert into reservation (source, external_order_id, order_no, body_hash)
+values (:source, :external_order_id, :order_no, :body_hash)
+on conflict (source, external_order_id) do nothing
+returning order_no;
+
+-- name: reserved^(source, external_order_id)
+select order_no, body_hash from reservation
+where source = :source and external_order_id = :external_order_id;
+
+-- name: create_order(order_no, amount_fen, currency, source, external_order_id, items, receiver, now)!
+insert into orders (order_no, status, version, amount_fen, currency, source, external_order_id, items, receiver,
+                    created_at, updated_at)
+values (:order_no, 'pending', 1, :amount_fen, :currency, :source, :external_order_id, :items::text::json,
+        :receiver::text::json, :now, :now);
+
+-- name: log_reservation(order_no, event_id, actor, now, traceparent)!
+insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent)
+values (:order_no, 1, null, 'pending', 'reserved', :event_id, 'reserve', :actor, :now, :traceparent);
+
+-- name: order_by_number^(order_no)
+select order_no, status, version, amount_fen, currency, channel, mchid, source, external_order_id,
+       items::text as items, receiver::text as receiver, created_at, updated_at, completed_at
+from orders where order_no = :order_no;
+
+-- name: log_of(order_no)
+select version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at, traceparent, detail::text as detail
+from order_log where order_no = :order_no order by version;
+
+-- name: anomalies_of(order_no)
+select event_id, kind, money_fen, seen, raised_at, resolved_at, resolution
+from anomaly where order_no = :order_no order by raised_at;
+
+-- name: shipment_of^(order_no)
+select shipment_id, warehouse, express_code, created_at from shipment where order_no = :order_no;
+
+-- name: answered^(caller, route, key)
+select body_hash, status, answer from idempotency where caller = :caller and route = :route and key = :key;
+
+-- name: claim_key^(caller, route, key, body_hash)
+-- Waits for a request with the same key that is still running; the answer is filled in before the commit.
+insert into idempotency (caller, route, key, body_hash, status, answer)
+values (:caller, :route, :key, :body_hash, 0, '')
+on conflict (caller, route, key) do nothing
+returning key;
+
+-- name: answer_key(caller, route, key, status, answer)!
+update idempotency set status = :status, answer = :answer
+where caller = :caller and route = :route and key = :key;
+
+-- name: log_access(order_no, request_id, route, caller, status)!
+insert into access_log (order_no, request_id, route, caller, status)
+values (:order_no, :request_id, :route, :caller, :status)
+on conflict (order_no, request_id) do nothing;
+
+-- name: ensure_partitions(first_month, last_month)!
+select ensure_partitions(:first_month, :last_month);

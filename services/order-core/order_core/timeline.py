@@ -1,0 +1,73 @@
+"""One order, one story (CORE-1): everything that happened, who said so, and what is still open."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import orjson
+
+from orderloop.postgres import Connection
+from orderloop.tracing import trace_id_of
+
+from . import store
+
+
+def summary(row: asyncpg.Record) -> dict[str, Any]:
+    """The order as the shop sees it; the receiver stays inside."""
+    return {
+        name: row[name]
+        for name in (
+            "order_no",
+            "status",
+            "version",
+            "amount_fen",
+            "currency",
+            "channel",
+            "mchid",
+            "source",
+            "external_order_id",
+            "created_at",
+            "updated_at",
+            "completed_at",
+        )
+    }
+
+
+async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
+    """The order, its changes in order, its parcels and payments, and what stands at the desk. None if unknown."""
+    # One snapshot: a change between two queries must not show in one and be missing in the other.
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        order = await store.order_by_number(conn, order_no)
+        if order is None:
+            return None
+        parcels = (await store.parcels(conn, [order_no])).get(order_no, {})
+        payments = (await store.payments(conn, [order_no])).get(order_no, ())
+        shipment = await store.shipment_of(conn, order_no)
+        return {
+            "order": summary(order),
+            "changes": [_change(row) for row in await store.log_of(conn, order_no)],
+            "payments": list(payments),
+            "shipment": dict(shipment) if shipment else None,
+            "parcels": list(parcels.values()),
+            "waiting": [
+                {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
+                for e in await store.waiting(conn, [order_no])
+            ],
+            "anomalies": [dict(row) for row in await store.anomalies_of(conn, order_no)],
+        }
+
+
+def _change(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "version": row["version"],
+        "from": row["from"],
+        "to": row["to"],
+        "event": row["event"],
+        "event_id": row["event_id"],
+        "type": row["type"],
+        "actor": row["actor"],
+        "occurred_at": row["occurred_at"],
+        "recorded_at": row["recorded_at"],
+        "trace_id": trace_id_of(row["traceparent"]),
+        "detail": orjson.loads(row["detail"]) if row["detail"] else None,
+    }
