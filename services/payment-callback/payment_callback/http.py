@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import asyncpg
 import orjson
@@ -118,7 +118,7 @@ def router(pool: asyncpg.Pool) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["callbacks"])
 
     @routes.get("/callbacks", summary="Search the callback log, newest first")
-    async def search(  # pyright: ignore[reportUnusedFunction]
+    async def search(  # noqa: PLR0917  # pyright: ignore[reportUnusedFunction]  # the query string's fields
         order_no: str | None = None,
         transaction_id: str | None = None,
         result: Annotated[Verdict | None, Query(description="what we made of it")] = None,
@@ -160,5 +160,5 @@ def _page(after: str) -> store.Page:
     return page
 
 
-def _callback(row: Mapping[str, Any]) -> Callback:
-    return Callback.model_validate({**row, "headers": orjson.loads(row["headers"])})
+def _callback(row: asyncpg.Record) -> Callback:
+    return Callback.model_validate({**dict(row), "headers": orjson.loads(row["headers"])})

@@ -9,6 +9,7 @@ from typing import Any
 import aiosql
 import asyncpg
 import orjson
+from orderloop.postgres import Connection
 
 from .attempt import Attempt, Verdict
 
@@ -37,7 +38,7 @@ class Page:
     id: int
 
 
-async def remember(conn: asyncpg.Connection, facts: Sequence[Remembered]) -> set[str]:
+async def remember(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
     """Keep the facts; return the event ids of those that nobody had told us before."""
     ordered = sorted(facts, key=lambda fact: fact.event_id)
     rows = _sql.remember(
@@ -52,7 +53,7 @@ async def remember(conn: asyncpg.Connection, facts: Sequence[Remembered]) -> set
     return {row["event_id"] async for row in rows}
 
 
-async def log(conn: asyncpg.Connection, rows: Sequence[tuple[Attempt, Verdict]]) -> None:
+async def log(conn: Connection, rows: Sequence[tuple[Attempt, Verdict]]) -> None:
     notices = [attempt.notice for attempt, _ in rows]
     await _sql.log(
         conn,
@@ -74,7 +75,7 @@ async def log(conn: asyncpg.Connection, rows: Sequence[tuple[Attempt, Verdict]])
 
 
 async def search(
-    conn: asyncpg.Connection,
+    conn: Connection,
     *,
     order_no: str | None,
     transaction_id: str | None,
@@ -99,6 +100,6 @@ async def search(
     return [row async for row in rows]
 
 
-async def ensure_days(conn: asyncpg.Connection, days: int) -> int:
+async def ensure_days(conn: Connection, days: int) -> int:
     """Make the log's partitions for today and the next `days` days; returns how many were missing."""
     return await _sql.ensure_days(conn, days=days)

@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 from orderloop import outbox, tracing
 from orderloop.errors import Transient, is_transient
+from orderloop.postgres import Connection
 
 from . import metrics, store
 from .attempt import Attempt, Verdict
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 _MOST_PER_BATCH = 200
 # Two seconds of work at the target rate: who queues behind more than that misses the deadline anyway.
 _MOST_WAITING = 6000
+# Later than this nobody waits any more; a connection that swallows answers must not hold up those behind it.
+_COMMIT_SECONDS = 2.5
 _MOST_LINKS = 128  # OpenTelemetry's own limit per span
 
 
@@ -91,7 +94,11 @@ class Writer:
 
     async def _commit(self, batch: Sequence[_Waiting]) -> list[Verdict]:
         """Log, memory and outbox move together."""
-        async with self._pool.acquire() as conn, conn.transaction():
+        async with (
+            asyncio.timeout(_COMMIT_SECONDS),
+            self._pool.acquire(timeout=_COMMIT_SECONDS) as conn,
+            conn.transaction(),
+        ):
             facts = [fact for waiting in batch for fact in waiting.facts]
             new = await store.remember(conn, facts) if facts else set[str]()
             verdicts: list[Verdict] = []
@@ -136,7 +143,7 @@ def _remembered(attempt: Attempt) -> tuple[Remembered, ...]:
     )
 
 
-async def _stage(conn: asyncpg.Connection, facts: Sequence[Remembered]) -> None:
+async def _stage(conn: Connection, facts: Sequence[Remembered]) -> None:
     await outbox.stage_encoded(
         conn,
         order_nos=[fact.order_no for fact in facts],

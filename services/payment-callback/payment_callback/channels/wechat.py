@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -41,7 +41,7 @@ class VerifyingKey:
     """A key that vouches for notices; a platform certificate's has an end, a public key has none."""
 
     public: rsa.RSAPublicKey
-    not_after: datetime = datetime.max.replace(tzinfo=UTC)
+    not_after: datetime | None = None
 
 
 class WeChat:
@@ -105,7 +105,7 @@ class WeChat:
         key = self._keys.get(serial) or self._keys.get(_serial(serial))
         if key is None:
             raise Refused(Reason.UNKNOWN_SERIAL)
-        if now >= key.not_after:
+        if key.not_after is not None and now >= key.not_after:
             raise Refused(Reason.CERTIFICATE_EXPIRED)
         message = b"%b\n%b\n%b\n" % (timestamp.encode(), nonce.encode("latin-1"), body)
         try:
