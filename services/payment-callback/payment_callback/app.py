@@ -5,11 +5,12 @@ from pathlib import Path
 
 import asyncpg
 from fastapi import FastAPI
+from starlette.routing import Route
+
 from orderloop import command, health, http, postgres, serve
 from orderloop.clock import Clock, SystemClock
 from orderloop.errors import Permanent
 from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
-from starlette.routing import Route
 
 from . import store
 from .budget import Budget

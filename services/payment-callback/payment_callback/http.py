@@ -10,10 +10,11 @@ import asyncpg
 import orjson
 import structlog
 from fastapi import APIRouter, Query
-from orderloop.failpoints import failpoint
-from orderloop.problem import Problem
 from pydantic import AwareDatetime, BaseModel
 from starlette.types import Receive, Scope, Send
+
+from orderloop.failpoints import failpoint
+from orderloop.problem import Problem
 
 from . import metrics, store
 from .attempt import Verdict

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import structlog
 from opentelemetry import trace
+
 from orderloop import tracing
 from orderloop.clock import Clock
 from orderloop.failpoints import failpoint

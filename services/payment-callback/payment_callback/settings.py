@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from orderloop.settings import Settings, area
 from pydantic import Field, SecretStr
+
+from orderloop.settings import Settings, area
 
 
 class WechatSettings(Settings):

@@ -1,6 +1,6 @@
 """payment-callback's tables. One function per query in store.sql; nobody here begins or ends a transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import aiosql
 import asyncpg
 import orjson
+
 from orderloop.postgres import Connection
 
 from .attempt import Attempt, Verdict
@@ -63,8 +64,7 @@ async def log(conn: Connection, rows: Sequence[tuple[Attempt, Verdict]]) -> None
         details=[attempt.detail for attempt, _ in rows],
         statuses=[attempt.status for attempt, _ in rows],
         source_addresses=[attempt.source_address for attempt, _ in rows],
-        # jsonb holds every character but NUL, and a stranger chooses what stands in a header
-        headers=[orjson.dumps(attempt.headers).decode().replace("\\u0000", "") for attempt, _ in rows],
+        headers=[_json(attempt.headers) for attempt, _ in rows],
         bodies=[attempt.body for attempt, _ in rows],
         shapes=[notice.shape if notice else None for notice in notices],
         order_nos=[_SEPARATOR.join(notice.order_nos if notice else ()) for notice in notices],
@@ -103,3 +103,8 @@ async def search(
 async def ensure_days(conn: Connection, days: int) -> int:
     """Make the log's partitions for today and the next `days` days; returns how many were missing."""
     return await _sql.ensure_days(conn, days=days)
+
+
+def _json(headers: Mapping[str, str]) -> str:
+    """jsonb holds every character but NUL, and a stranger chooses what stands in a header."""
+    return orjson.dumps({name: value.replace("\0", "") for name, value in headers.items()}).decode()

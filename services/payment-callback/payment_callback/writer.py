@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 import structlog
+
 from orderloop import outbox, tracing
 from orderloop.errors import Transient, is_transient
 from orderloop.postgres import Connection

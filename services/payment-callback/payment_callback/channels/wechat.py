@@ -17,10 +17,11 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import ValidationError
+
 from orderloop.errors import Permanent
 from orderloop.events import PaymentNotified, RefundNotified
 from orderloop.ids import is_order_no
-from pydantic import ValidationError
 
 from .channel import Answer, Fact, Notice, Reason, Refused, Shape
 
