@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from settlement.split import Receiver, SplitRule, split
 
 PLATFORM = Receiver("platform", "P")

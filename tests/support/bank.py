@@ -17,7 +17,7 @@ class BankProcess(SimulatorProcess):
 
     def will(self, **rule: Any) -> None:
         """The next calls that fit go as `rule` says, see the simulator's `Rule`."""
-        self.tell("/sim/faults", **rule)
+        self.http.post("/sim/faults", json=rule).raise_for_status()
 
     def behave(self) -> None:
         """Every rule is forgotten."""

@@ -108,7 +108,7 @@ where (:order_no::text is null or order_no = :order_no)
 order by order_no desc, instruction_id desc
 limit :most;
 
--- name: open_settlements
+-- name: open_settlements()
 -- Timers exist for open settlements alone, so this never reads the finished ones.
 select s.status, count(*) as settlements, extract(epoch from now() - min(s.requested_at))::float8 as oldest_seconds
 from settlement_timer t join settlement s using (order_no, instruction_id)

@@ -131,8 +131,12 @@ class Bank:
     def ledger(self, order_no: str | None) -> dict[str, Any]:
         """Every call; every instruction as a query would tell it now; what arrived, per order and receiver."""
 
+        calls = self.sim.ledger.lines("call")
+        # a query about an instruction that never arrived names no order: its id tells whose it was
+        ids = {call["instruction_id"] for call in calls if call["order_no"] == order_no}
+
         def wanted(line: dict[str, Any]) -> bool:
-            return order_no is None or line["order_no"] == order_no
+            return order_no is None or line["order_no"] == order_no or line["instruction_id"] in ids
 
         documents = self.sim.ledger.all("instruction")
         instructions = [{"order_no": doc["asked"]["order_no"], **told(doc, _now())} for doc in documents]
@@ -148,7 +152,7 @@ class Bank:
                     row["payouts"] += 1
                     row["amount_fen"] += payout["amount_fen"]
         return {
-            "calls": [line for line in self.sim.ledger.lines("call") if wanted(line)],
+            "calls": [call for call in calls if wanted(call)],
             "instructions": [instruction for instruction in instructions if wanted(instruction)],
             "paid": list(paid.values()),
         }
