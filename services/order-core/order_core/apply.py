@@ -12,7 +12,11 @@ from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 
 from . import store
-from .orders import Change, ConfirmReceipt, Incoming, Order, Parked, Transaction, Waiting, decide
+from .orders import Change, ConfirmReceipt, Incoming, Order, Parked, Ship, Transaction, Waiting, decide
+
+
+class CommandRefused(Exception):
+    """The order's status forbids the command. Its caller is there to be told, so nothing is kept or parked."""
 
 
 @dataclass(slots=True)
@@ -28,7 +32,7 @@ async def apply(conn: Connection, events: Sequence[Incoming], *, now: datetime) 
     """Apply events in the order given; what has been applied once is never applied again.
 
     Runs inside the caller's transaction, which is the batch: either all of it happens or nothing.
-    Raises asyncpg errors; then the batch may be tried again as it is.
+    Raises CommandRefused, or asyncpg errors: then the batch may be tried again as it is.
     """
     unapplied = await inbox.claim(conn, (event.key for event in events))
     failpoint("order-core.after_claim")
@@ -79,6 +83,8 @@ class _Batch:
         match outcome:
             case Change():
                 self._apply(outcome)
+            case _ if isinstance(event.body, (Ship, ConfirmReceipt)):
+                raise CommandRefused
             case Waiting():
                 self._queue[event.order_no][event.key] = event
                 self.outcomes.waiting[event.key] = outcome
@@ -125,15 +131,16 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime) -> None:
     await store.record(conn, outcomes.changes, now=now)
     await store.record_parts(conn, outcomes.changes, now=now)
     await store.note_unapplied_payments(conn, outcomes.parked.values(), known=batch.orders)
+    applied = {change.cause.key for change in outcomes.changes}
     undecided: dict[EventKey, str] = {
         **dict.fromkeys(outcomes.waiting, "waiting"),
         **dict.fromkeys(outcomes.parked, "parked"),
-        **{change.cause.key: "applied" for change in outcomes.changes if change.cause.key in batch.kept},
+        **dict.fromkeys(applied & batch.kept, "applied"),
     }
     await store.remember(conn, undecided)
-    await store.stop_waiting(conn, batch.kept - outcomes.waiting.keys())
+    await store.stop_waiting(conn, batch.kept & (applied | outcomes.parked.keys()))
     await store.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
-    await store.settle_anomalies(conn, [change.cause.key for change in outcomes.changes], now=now)
+    await store.settle_anomalies(conn, applied, now=now)
     await store.raise_anomalies(
         conn,
         [

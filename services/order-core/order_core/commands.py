@@ -5,6 +5,7 @@ The answer to a key is written in the transaction of the effect, so that a repea
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,7 @@ from orderloop.problem import Problem
 from orderloop.tracing import current_traceparent
 
 from . import store
-from .apply import apply
+from .apply import CommandRefused, apply
 from .orders import ConfirmReceipt, Incoming, Order, Ship
 
 
@@ -70,10 +71,10 @@ async def execute(
 
 
 async def _changed(conn: Connection, incoming: Incoming, *, now: datetime) -> Order:
-    """The order after the command, which is refused rather than parked: its caller is there to be told."""
-    outcomes = await apply(conn, [incoming], now=now)
-    if outcomes.changes:
-        return outcomes.changes[0].after
+    with suppress(CommandRefused):
+        outcomes = await apply(conn, [incoming], now=now)
+        if outcomes.changes:
+            return outcomes.changes[0].after
     row = await store.order_by_number(conn, incoming.order_no)
     if row is None:
         raise Problem(404, "unknown-order", "No order has this number.")

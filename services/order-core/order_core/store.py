@@ -234,7 +234,7 @@ async def raise_anomalies(conn: Connection, parked: Sequence[Parked]) -> None:
     )
 
 
-async def settle_anomalies(conn: Connection, keys: Sequence[EventKey], *, now: datetime) -> None:
+async def settle_anomalies(conn: Connection, keys: Collection[EventKey], *, now: datetime) -> None:
     if keys:
         await _sql.settle_anomalies(conn, order_nos=[k[0] for k in keys], event_ids=[k[1] for k in keys], now=now)
 

@@ -109,13 +109,13 @@ update anomaly a set resolved_at = :now, resolution = 'the event was applied'
 from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)
 where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null;
 
--- name: reserve^(source, external_order_id, order_no, body_hash)
+-- name: reserve(source, external_order_id, order_no, body_hash)^
 insert into reservation (source, external_order_id, order_no, body_hash)
 values (:source, :external_order_id, :order_no, :body_hash)
 on conflict (source, external_order_id) do nothing
 returning order_no;
 
--- name: reserved^(source, external_order_id)
+-- name: reserved(source, external_order_id)^
 select order_no, body_hash from reservation
 where source = :source and external_order_id = :external_order_id;
 
@@ -129,7 +129,7 @@ values (:order_no, 'pending', 1, :amount_fen, :currency, :source, :external_orde
 insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent)
 values (:order_no, 1, null, 'pending', 'reserved', :event_id, 'reserve', :actor, :now, :traceparent);
 
--- name: order_by_number^(order_no)
+-- name: order_by_number(order_no)^
 select order_no, status, version, amount_fen, currency, channel, mchid, source, external_order_id,
        items::text as items, receiver::text as receiver, created_at, updated_at, completed_at
 from orders where order_no = :order_no;
@@ -142,13 +142,13 @@ from order_log where order_no = :order_no order by version;
 select event_id, kind, money_fen, seen, raised_at, resolved_at, resolution
 from anomaly where order_no = :order_no order by raised_at;
 
--- name: shipment_of^(order_no)
+-- name: shipment_of(order_no)^
 select shipment_id, warehouse, express_code, created_at from shipment where order_no = :order_no;
 
--- name: answered^(caller, route, key)
+-- name: answered(caller, route, key)^
 select body_hash, status, answer from idempotency where caller = :caller and route = :route and key = :key;
 
--- name: claim_key^(caller, route, key, body_hash)
+-- name: claim_key(caller, route, key, body_hash)^
 -- Waits for a request with the same key that is still running; the answer is filled in before the commit.
 insert into idempotency (caller, route, key, body_hash, status, answer)
 values (:caller, :route, :key, :body_hash, 0, '')

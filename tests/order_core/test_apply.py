@@ -1,0 +1,369 @@
+"""What the write path promises, on a real PostgreSQL."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby, pairwise
+
+import asyncpg
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from order_core.apply import CommandRefused, Outcomes, apply
+from order_core.orders import ConfirmReceipt, Incoming, Ship
+from orderloop.events import (
+    AnomalyRaised,
+    OrderChanged,
+    ParcelStatus,
+    SettlementRequested,
+    SettlementStatus,
+    ShipmentRequested,
+)
+from tests.support.databases import Database
+from tests.support.orders import (
+    AMOUNT,
+    NOW,
+    confirmed,
+    labelled,
+    paid,
+    picked_up,
+    reserved,
+    sent,
+    settled,
+    shipped,
+    tracked,
+)
+
+NOBODY = "260122090000ZZZZZZZZZZZZ"
+
+
+async def applied(conn: asyncpg.Connection, *events: Incoming) -> Outcomes:
+    async with conn.transaction():
+        return await apply(conn, events, now=NOW)
+
+
+async def status(conn: asyncpg.Connection, order_no: str) -> str:
+    return await conn.fetchval("select status from orders where order_no = $1", order_no)
+
+
+async def published(conn: asyncpg.Connection, topic: str) -> list[bytes]:
+    return [row["body"] for row in await conn.fetch("select body from outbox where topic = $1 order by id", topic)]
+
+
+async def test_an_order_goes_its_whole_way(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    await applied(conn, paid(order_no))
+    await applied(conn, shipped(order_no))
+    await applied(conn, labelled(order_no), picked_up(order_no), tracked(order_no))
+    await applied(conn, confirmed(order_no))
+    await applied(conn, settled(order_no))
+
+    log = await conn.fetch('select version, "from", "to" from order_log order by version')
+    assert [(row["version"], row["from"], row["to"]) for row in log] == [
+        (1, None, "pending"),
+        (2, "pending", "paid"),
+        (3, "paid", "shipping"),
+        (4, "shipping", "shipped"),
+        (5, "shipped", "shipped"),
+        (6, "shipped", "delivered"),
+        (7, "delivered", "pending_settlement"),
+        (8, "pending_settlement", "completed"),
+    ]
+    changes = [OrderChanged.decode(body) for body in await published(conn, OrderChanged.TOPIC)]
+    assert [(c.version, c.from_, c.to) for c in changes] == [(r["version"], r["from"], r["to"]) for r in log]
+    assert changes[1].channel == "wechat"
+    assert len(await published(conn, ShipmentRequested.TOPIC)) == 1
+    [request] = await published(conn, SettlementRequested.TOPIC)
+    assert SettlementRequested.decode(request).amount_fen == AMOUNT
+    assert await conn.fetchval("select completed_at is not null from orders")
+
+
+async def test_the_same_payment_twice_in_a_batch_and_again_later_moves_the_order_once(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    first = await applied(conn, paid(order_no), paid(order_no))
+    second = await applied(conn, paid(order_no))
+
+    assert len(first.changes) == 1
+    assert second == Outcomes()
+    assert await conn.fetchval("select count(*) from order_log where event = 'payment_succeeded'") == 1
+    assert await conn.fetchval("select count(*) from payment") == 1
+    assert not first.parked
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"amount_fen": 1}, "amount_mismatch"), ({"currency": "USD"}, "currency_mismatch")],
+)
+async def test_a_payment_that_does_not_fit_is_parked_and_hurts_nobody_else(
+    conn: asyncpg.Connection, changes: dict[str, object], kind: str
+) -> None:
+    odd, even = await reserved(conn, "1"), await reserved(conn, "2")
+
+    await applied(conn, paid(odd, "1", **changes), paid(even, "2"))
+
+    anomaly = await conn.fetchrow("select * from anomaly")
+    assert (anomaly["order_no"], anomaly["kind"]) == (odd, kind)
+    assert anomaly["money_fen"] == changes.get("amount_fen", AMOUNT)
+    assert (await status(conn, odd), await status(conn, even)) == ("pending", "paid")
+    assert await conn.fetchval("select applied from payment where order_no = $1", odd) is False
+
+
+async def test_a_payment_for_an_unknown_order_stands_at_the_desk(conn: asyncpg.Connection) -> None:
+    await applied(conn, paid(NOBODY))
+
+    anomaly = await conn.fetchrow("select * from anomaly")
+    assert (anomaly["kind"], anomaly["money_fen"]) == ("unknown_order", AMOUNT)
+    assert orjson.loads(anomaly["evidence"])["transaction_id"] == "4200001"
+
+
+async def test_one_transaction_pays_one_order_ever(conn: asyncpg.Connection) -> None:
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+
+    await applied(conn, paid(first), paid(second))
+    third = await reserved(conn, "3")
+    await applied(conn, paid(third))
+
+    assert [await status(conn, o) for o in (first, second, third)] == ["paid", "pending", "pending"]
+    kinds = await conn.fetch("select kind from anomaly")
+    assert [row["kind"] for row in kinds] == ["transaction_reused", "transaction_reused"]
+
+
+async def test_a_second_payment_is_superfluous_and_never_moves_a_good_order(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    await applied(conn, paid(order_no, "1"), shipped(order_no), labelled(order_no), paid(order_no, "2"))
+
+    assert await status(conn, order_no) == "shipped"
+    assert await conn.fetchval("select kind from anomaly") == "paid_twice"
+    assert await conn.fetchval("select count(*) from payment where applied") == 1
+
+
+async def test_a_label_before_the_payment_waits_and_moves_with_it(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    early = await applied(conn, tracked(order_no), labelled(order_no))
+    assert len(early.waiting) == 2
+    assert await status(conn, order_no) == "pending"
+    await applied(conn, paid(order_no))
+
+    assert await status(conn, order_no) == "delivered"
+    assert await conn.fetchval("select count(*) from waiting") == 0
+    outcomes = await conn.fetch("select outcome from inbox where outcome <> 'applied'")
+    assert outcomes == []
+
+
+async def test_a_waiting_event_that_comes_again_is_still_one_event(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    await applied(conn, labelled(order_no), labelled(order_no))
+    await applied(conn, labelled(order_no))
+    await applied(conn, labelled(order_no), paid(order_no))
+
+    assert await status(conn, order_no) == "shipped"
+    assert await conn.fetchval("select count(*) from order_log where event = 'waybill_created'") == 1
+
+
+async def test_a_scan_of_an_unknown_parcel_waits_for_its_label(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no, "1", parcel_count=2))
+
+    await applied(conn, tracked(order_no, waybill_no="1"), tracked(order_no, waybill_no="2"))
+    assert await status(conn, order_no) == "shipped"
+    await applied(conn, labelled(order_no, "2", parcel_no=2, parcel_count=2))
+
+    assert await status(conn, order_no) == "delivered"
+
+
+async def test_a_parked_payment_is_decided_anew_when_it_comes_again(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no, amount_fen=1))
+
+    again = await applied(conn, paid(order_no))
+
+    assert len(again.changes) == 1
+    assert await conn.fetchval("select resolved_at is not null from anomaly") is True
+    assert await conn.fetchval("select applied from payment") is True
+    assert await applied(conn, paid(order_no)) == Outcomes()
+
+
+async def test_a_failed_settlement_keeps_the_order_and_calls_a_person(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), shipped(order_no), labelled(order_no), confirmed(order_no))
+
+    await applied(conn, settled(order_no, SettlementStatus.PROCESSING), settled(order_no, SettlementStatus.FAILED))
+    assert await status(conn, order_no) == "pending_settlement"
+    assert await conn.fetchval("select kind from anomaly where resolved_at is null") == "settlement_failed"
+    await applied(conn, settled(order_no, attempt=2))
+
+    assert await status(conn, order_no) == "completed"
+
+
+async def test_a_settlement_that_nobody_asked_for_completes_nothing(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    await applied(conn, paid(order_no), settled(order_no))
+
+    assert await status(conn, order_no) == "paid"
+    assert await conn.fetchval("select kind from anomaly") == "illegal_transition"
+
+
+async def test_another_services_anomaly_stands_at_the_desk_and_changes_nothing(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    raised = AnomalyRaised(
+        order_no=order_no, kind="callback_missing", evidence={"asked": "x"}, money_fen=AMOUNT, raised_at=NOW
+    )
+
+    await applied(conn, sent("query:1", raised))
+    await applied(conn, sent("query:1", raised))
+
+    anomaly = await conn.fetchrow("select * from anomaly")
+    assert (anomaly["kind"], anomaly["seen"]) == ("callback_missing", 2)
+    assert await conn.fetchval("select version from orders") == 1
+
+
+async def test_a_command_that_the_status_forbids_is_refused_and_not_parked(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+
+    with pytest.raises(CommandRefused):
+        await applied(conn, shipped(order_no))
+
+    assert await conn.fetchval("select count(*) from anomaly") == 0
+    assert await conn.fetchval("select count(*) from shipment") == 0
+
+
+async def test_scans_after_the_end_are_history_and_nothing_more(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no), confirmed(order_no), settled(order_no))
+
+    await applied(conn, picked_up(order_no), tracked(order_no, ParcelStatus.IN_TRANSIT), tracked(order_no))
+
+    assert await status(conn, order_no) == "completed"
+    assert await conn.fetchval("select count(*) from order_log") == 8
+    assert await conn.fetchval("select status from parcel") == "delivered"
+
+
+async def test_a_batch_that_fails_leaves_no_trace(conn: asyncpg.Connection, order_core: Database) -> None:
+    order_no = await reserved(conn)
+    owner = await asyncpg.connect(order_core.owner_url)
+    await owner.execute("alter table outbox add constraint disk_full check (false) not valid")
+    await owner.close()
+
+    with pytest.raises(asyncpg.CheckViolationError):
+        await applied(conn, paid(order_no))
+
+    assert await conn.fetchval("select count(*) from inbox") == 1  # the reservation's
+    assert await status(conn, order_no) == "pending"
+
+
+async def test_two_batches_that_share_orders_in_opposite_order_both_finish(
+    conn: asyncpg.Connection, pool: asyncpg.Pool
+) -> None:
+    orders = [await reserved(conn, str(n)) for n in range(40)]
+
+    async def batch(events: Sequence[Incoming]) -> None:
+        async with pool.acquire() as own, own.transaction():
+            await apply(own, events, now=NOW)
+
+    forward = [paid(order_no, str(n)) for n, order_no in enumerate(orders)]
+    await asyncio.gather(*(batch(events) for events in (forward, forward[::-1]) * 4))
+
+    assert await conn.fetchval("select count(*) from orders where status = 'paid' and version = 2") == 40
+
+
+async def test_the_app_role_cannot_rewrite_history(conn: asyncpg.Connection) -> None:
+    await reserved(conn)
+    for statement in (
+        "update order_log set version = 9",
+        "delete from order_log",
+        "delete from inbox",
+        "update inbox set event_id = 'x'",
+        "delete from orders",
+        "delete from payment",
+        "truncate outbox",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute(statement)
+
+
+def _story() -> st.SearchStrategy[list[tuple[str, int]]]:
+    kinds = ["paid", "paid_other", "shipped", "labelled", "label_2", "picked_up", "delivered", "confirmed"]
+    return st.lists(
+        st.tuples(st.sampled_from([*kinds, "settled", "settlement_failed", "stray"]), st.integers(0, 1)), max_size=20
+    )
+
+
+def _event(kind: str, order_no: str, n: int) -> Incoming:
+    match kind:
+        case "paid":
+            return paid(order_no, f"t{n}")
+        case "paid_other":
+            return paid(order_no, "shared")
+        case "shipped":
+            return shipped(order_no)
+        case "labelled":
+            return labelled(order_no, f"w{n}")
+        case "label_2":
+            return labelled(order_no, f"v{n}", parcel_no=2, parcel_count=2)
+        case "picked_up":
+            return picked_up(order_no, f"w{n}")
+        case "delivered":
+            return tracked(order_no, waybill_no=f"w{n}")
+        case "confirmed":
+            return confirmed(order_no)
+        case "settled":
+            return settled(order_no)
+        case "settlement_failed":
+            return settled(order_no, SettlementStatus.FAILED)
+        case _:
+            return paid(NOBODY, "stray")
+
+
+_numbers = itertools.count()
+
+
+@given(story=_story(), cuts=st.lists(st.integers(0, 20), max_size=4))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_how_a_story_is_cut_into_batches_makes_no_difference(
+    order_core: Database, story: list[tuple[str, int]], cuts: list[int]
+) -> None:
+    """A command is always a batch of its own, and a refused one leaves nothing."""
+
+    async def tell(conn: asyncpg.Connection, batch: list[Incoming]) -> None:
+        for is_command, part in groupby(batch, key=lambda event: isinstance(event.body, (Ship, ConfirmReceipt))):
+            for events in ([event] for event in part) if is_command else [list(part)]:
+                with suppress(CommandRefused):
+                    await applied(conn, *events)
+
+    async def outcome(sizes: list[int]) -> tuple[object, ...]:
+        conn = await asyncpg.connect(order_core.app_url)
+        rollback = conn.transaction()
+        await rollback.start()  # every telling starts from the same empty tables
+        try:
+            orders = [await reserved(conn, f"{next(_numbers)}") for _ in range(2)]
+            names = {order_no: n for n, order_no in enumerate(orders)}
+            events = [_event(kind, orders[n], n) for kind, n in story]
+            for start, end in pairwise(sizes):
+                await tell(conn, events[start:end])
+            log = await conn.fetch('select order_no, version, "from", "to", event from order_log order by 1, 2')
+            queries = (
+                "select order_no, outcome, count(*) from inbox group by 1, 2",
+                "select order_no, kind, count(*) from anomaly where resolved_at is null group by 1, 2",
+                "select order_no, count(*) from waiting group by 1",
+                "select order_no, status, count(*) from parcel group by 1, 2",
+                "select order_no, applied, count(*) from payment group by 1, 2",
+            )
+            rest = [Counter((names.get(r[0], -1), *r[1:]) for r in await conn.fetch(query)) for query in queries]
+            return sorted((names[r[0]], *r[1:]) for r in log), rest
+        finally:
+            await rollback.rollback()
+            await conn.close()
+
+    bounds = sorted({0, len(story), *(min(cut, len(story)) for cut in cuts)})
+    one_by_one = list(range(len(story) + 1))
+    assert asyncio.run(outcome(bounds)) == asyncio.run(outcome(one_by_one))

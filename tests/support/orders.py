@@ -1,0 +1,103 @@
+"""Orders and events as other services would send them, for tests of order-core."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from order_core.orders import ConfirmReceipt, Incoming, Ship
+from order_core.reserve import Reservation, reserve
+from orderloop.events import (
+    Decision,
+    Item,
+    ParcelStatus,
+    ParcelTracked,
+    PaymentNotified,
+    PickupDetected,
+    Receiver,
+    SettlementResult,
+    SettlementStatus,
+    WaybillCreated,
+)
+from orderloop.events.event import Event
+from orderloop.postgres import Connection
+
+NOW = datetime(2026, 1, 22, 9, 0, tzinfo=UTC)
+AMOUNT = 9900
+ITEMS = (Item(sku="SOFA-3", name="Sofa", quantity=1),)
+RECEIVER = Receiver(name="张三", phone="13800000000", region="江苏", address="南京路 1 号")
+DECISION = Decision(warehouse="suzhou", express_code="zto")
+
+
+async def reserved(conn: Connection, external_order_id: str = "1001", *, amount_fen: int = AMOUNT) -> str:
+    """A pending order's number."""
+    wanted = Reservation("douyin", external_order_id, amount_fen, "CNY", ITEMS, RECEIVER)
+    order_no, _ = await reserve(conn, wanted, now=NOW)
+    return order_no
+
+
+def sent(event_id: str, body: Event, *, source: str = "/payment-callback") -> Incoming:
+    return Incoming(body.order_no, event_id, body.TOPIC, source, NOW, body)  # type: ignore[arg-type]
+
+
+def paid(order_no: str, transaction_id: str = "4200001", **changes: Any) -> Incoming:
+    fields: dict[str, Any] = {
+        "order_no": order_no,
+        "channel": "wechat",
+        "mchid": "1900000001",
+        "transaction_id": transaction_id,
+        "trade_state": "SUCCESS",
+        "amount_fen": AMOUNT,
+        "payer_total_fen": AMOUNT,
+        "currency": "CNY",
+        "paid_at": NOW,
+        "source": "callback",
+    }
+    return sent(f"wechat:{transaction_id}:paid", PaymentNotified(**(fields | changes)))
+
+
+def labelled(order_no: str, waybill_no: str = "7312", *, parcel_no: int = 1, parcel_count: int = 1) -> Incoming:
+    body = WaybillCreated(
+        order_no=order_no,
+        shipment_id=f"{order_no}_S1",
+        express_code="zto",
+        waybill_no=waybill_no,
+        warehouse="suzhou",
+        parcel_no=parcel_no,
+        parcel_count=parcel_count,
+        created_at=NOW,
+    )
+    return sent(f"{order_no}_S1:waybill:{waybill_no}", body, source="/logistics-poller")
+
+
+def picked_up(order_no: str, waybill_no: str = "7312") -> Incoming:
+    body = PickupDetected(order_no=order_no, express_code="zto", waybill_no=waybill_no, picked_up_at=NOW, source="poll")
+    return sent(f"zto:{waybill_no}:picked_up", body, source="/logistics-poller")
+
+
+def tracked(
+    order_no: str, status: ParcelStatus = ParcelStatus.DELIVERED, waybill_no: str = "7312", *, hours: float = 30
+) -> Incoming:
+    at = NOW + timedelta(hours=hours)
+    body = ParcelTracked(order_no=order_no, express_code="zto", waybill_no=waybill_no, status=status, at=at)
+    return sent(f"zto:{waybill_no}:{status}:{hours}", body, source="/logistics-poller")
+
+
+def settled(order_no: str, status: SettlementStatus = SettlementStatus.SUCCESS, *, attempt: int = 1) -> Incoming:
+    body = SettlementResult(
+        order_no=order_no,
+        instruction_id=f"{order_no}_P1",
+        attempt=attempt,
+        status=status,
+        bank_code="0000",
+        amount_fen=AMOUNT,
+        arrived_at=NOW if status is SettlementStatus.SUCCESS else None,
+    )
+    return sent(f"{order_no}_P1:{attempt}:{status}", body, source="/settlement")
+
+
+def shipped(order_no: str) -> Incoming:
+    body = Ship(f"{order_no}_S1", DECISION, ITEMS, RECEIVER)
+    return Incoming(order_no, f"{order_no}_S1:accepted", "ship", "shop", NOW, body)
+
+
+def confirmed(order_no: str) -> Incoming:
+    return Incoming(order_no, f"{order_no}:receipt-confirmed", "confirm-receipt", "customer", NOW, ConfirmReceipt())
