@@ -12,8 +12,6 @@ import orjson
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
-from tests.support.databases import Database
-from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, transaction
 
 from orderloop import postgres
 from orderloop.clock import SystemClock
@@ -22,6 +20,8 @@ from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback.app import build
 from payment_callback.channels.wechat import WeChat
 from payment_callback.settings import CallbackSettings
+from tests.support.databases import Database
+from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, transaction
 
 CALLBACK = "/v1/order/callback/wechat"
 

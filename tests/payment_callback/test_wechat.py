@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support import wechat
-from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, sign, transaction
 from wechatpayv3 import WeChatPay, WeChatPayType
 
 from orderloop.errors import Permanent
@@ -25,6 +23,8 @@ from orderloop.events import PaymentNotified, RefundNotified
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, KeyMode, Keys
 from payment_callback.channels import Reason, Refused, Shape
 from payment_callback.channels.wechat import VerifyingKey, WeChat, certificates, public_key
+from tests.support import wechat
+from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, sign, transaction
 
 NOW = datetime(2026, 11, 22, 9, 30, 20, tzinfo=UTC)
 AT = NOW.timestamp()

@@ -14,7 +14,7 @@ from orderloop.postgres import Connection
 
 from .attempt import Attempt, Verdict
 
-_sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
+queries: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
 
 _SEPARATOR = "\x1f"
 
@@ -42,7 +42,7 @@ class Page:
 async def remember(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
     """Keep the facts; return the event ids of those that nobody had told us before."""
     ordered = sorted(facts, key=lambda fact: fact.event_id)
-    rows = _sql.remember(
+    rows = queries.remember(
         conn,
         event_ids=[fact.event_id for fact in ordered],
         order_nos=[fact.order_no for fact in ordered],
@@ -56,7 +56,7 @@ async def remember(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
 
 async def log(conn: Connection, rows: Sequence[tuple[Attempt, Verdict]]) -> None:
     notices = [attempt.notice for attempt, _ in rows]
-    await _sql.log(
+    await queries.log(
         conn,
         channels=[attempt.channel for attempt, _ in rows],
         verdicts=[verdict for _, verdict in rows],
@@ -86,7 +86,7 @@ async def search(
     most: int,
 ) -> list[asyncpg.Record]:
     """Newest first, at most `most` rows, older than `before`."""
-    rows = _sql.search(
+    rows = queries.search(
         conn,
         order_no=order_no,
         transaction_id=transaction_id,
@@ -102,7 +102,7 @@ async def search(
 
 async def ensure_days(conn: Connection, days: int) -> int:
     """Make the log's partitions for today and the next `days` days; returns how many were missing."""
-    return await _sql.ensure_days(conn, days=days)
+    return await queries.ensure_days(conn, days=days)
 
 
 def _json(headers: Mapping[str, str]) -> str:
