@@ -38,7 +38,7 @@ from tests.support.orders import (
     tracked,
 )
 
-NOBODY = "260122090000ZZZZZZZZZZZZ"
+NOBODY = f"{NOW:%y%m%d%H%M%S}ZZZZZZZZZZZZ"
 
 
 async def applied(conn: asyncpg.Connection, *events: Incoming) -> Outcomes:

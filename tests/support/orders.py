@@ -20,7 +20,7 @@ from orderloop.events import (
 from orderloop.events.event import Event
 from orderloop.postgres import Connection
 
-NOW = datetime(2026, 1, 22, 9, 0, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)  # partitions are made around the present month
 AMOUNT = 9900
 ITEMS = (Item(sku="SOFA-3", name="Sofa", quantity=1),)
 RECEIVER = Receiver(name="张三", phone="13800000000", region="江苏", address="南京路 1 号")

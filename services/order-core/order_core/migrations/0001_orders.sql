@@ -196,13 +196,15 @@ begin
     end loop;
 end $$;
 
-select ensure_partitions((now() - interval '12 months')::date, (now() + interval '3 months')::date);
+select ensure_partitions((now() - interval '1 month')::date, (now() + interval '3 months')::date);
 
 -- The service may add history and never rewrite it.
 grant usage on schema public to order_core_app;
 grant select, insert on orders, reservation, payment_claim, payment, shipment, parcel, inbox, order_log, waiting,
     anomaly, idempotency, access_log, outbox, outbox_parked to order_core_app;
 grant update on orders, payment, parcel, anomaly to order_core_app;
+grant update (status, answer) on idempotency to order_core_app;
+grant update (since) on waiting to order_core_app;  -- which "for update" asks for; nothing rewrites it
 grant update (outcome) on inbox to order_core_app;
 grant delete on waiting, outbox to order_core_app;
 grant usage on all sequences in schema public to order_core_app;

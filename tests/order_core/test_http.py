@@ -1,0 +1,229 @@
+"""order-core as the shop, the back office and the customer's app meet it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from order_core import http
+from order_core.apply import apply
+from order_core.orders import Incoming
+from order_core.settings import OrderSettings
+from orderloop.clock import SystemClock
+from orderloop.health import Health
+from tests.support.orders import AMOUNT, NOW, paid
+from tests.support.orders import labelled as label
+from tests.support.orders import settled as settle
+
+WISH = {
+    "source": "douyin",
+    "external_order_id": "D-1",
+    "amount_fen": AMOUNT,
+    "items": [{"sku": "SOFA-3", "name": "Sofa", "quantity": 1}],
+    "receiver": {"name": "张三", "phone": "13800000000", "region": "江苏", "address": "南京路 1 号"},
+}
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def shop(pool: asyncpg.Pool, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
+    app = http.create(pool=pool, redis=redis, clock=SystemClock(), health=Health(), settings=OrderSettings())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://order-core") as client:
+        yield client
+
+
+async def reserve(shop: httpx.AsyncClient, **changes: object) -> str:
+    answer = await shop.post("/v1/orders", json=WISH | changes)
+    assert answer.status_code in {200, 201}, answer.text
+    return answer.json()["order_no"]
+
+
+async def told(pool: asyncpg.Pool, *events: Incoming) -> None:
+    """The write path hears of these, as it would from Kafka."""
+    async with pool.acquire() as conn, conn.transaction():
+        await apply(conn, events, now=NOW)
+
+
+def keyed() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid4())}
+
+
+async def test_the_same_shop_order_gets_the_same_number(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    first = await shop.post("/v1/orders", json=WISH)
+    again = await shop.post("/v1/orders", json=WISH)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert await pool.fetchval("select count(*) from orders") == 1
+    assert await pool.fetchval("select count(*) from outbox") == 1
+
+
+async def test_twenty_simultaneous_reservations_of_one_shop_order_make_one_order(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    numbers = await asyncio.gather(*(reserve(shop) for _ in range(20)))
+
+    assert len(set(numbers)) == 1
+    assert await pool.fetchval("select count(*) from order_log") == 1
+
+
+async def test_a_shop_order_id_used_for_other_goods_is_refused(shop: httpx.AsyncClient) -> None:
+    order_no = await reserve(shop)
+
+    answer = await shop.post("/v1/orders", json=WISH | {"amount_fen": 1})
+
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"].endswith("/reservation-differs")
+    assert answer.json()["order_no"] == order_no
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"amount_fen": 0}, {"amount_fen": 1.5}, {"amount_fen": "9900"}, {"currency": "yuan"}, {"items": []}, {"extra": 1}],
+)
+async def test_a_wish_that_makes_no_sense_is_refused_without_repeating_its_values(
+    shop: httpx.AsyncClient, changes: dict[str, object]
+) -> None:
+    answer = await shop.post("/v1/orders", json=WISH | changes)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].startswith("body")
+    assert "13800000000" not in answer.text
+
+
+async def paid_order(shop: httpx.AsyncClient, pool: asyncpg.Pool, external_order_id: str = "D-1") -> str:
+    order_no = await reserve(shop, external_order_id=external_order_id)
+    await told(pool, paid(order_no, f"t-{external_order_id}"))
+    return order_no
+
+
+async def test_shipping_needs_a_key_and_says_how(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no = await paid_order(shop, pool)
+
+    answer = await shop.post(f"/v1/orders/{order_no}/ship", json={})
+
+    assert answer.status_code == 400
+    assert "Idempotency-Key" in answer.json()["detail"]
+
+
+async def test_a_repeated_ship_request_gets_the_first_answer(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no, key = await paid_order(shop, pool), keyed()
+
+    first = await shop.post(f"/v1/orders/{order_no}/ship", json={"warehouse": "suzhou"}, headers=key)
+    again = await shop.post(f"/v1/orders/{order_no}/ship", json={"warehouse": "suzhou"}, headers=key)
+    other = await shop.post(f"/v1/orders/{order_no}/ship", json={"warehouse": "dongguan"}, headers=key)
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 422)
+    assert first.json() == again.json() == {"order_no": order_no, "shipment_id": f"{order_no}_S1", "status": "shipping"}
+    assert await pool.fetchval("select count(*) from outbox where topic = 'orderloop.shipment-requested.v1'") == 1
+
+
+async def test_a_hundred_simultaneous_ship_requests_ship_once(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool, redis: Redis
+) -> None:
+    order_no, same = await paid_order(shop, pool), keyed()
+
+    async def ship(headers: dict[str, str]) -> httpx.Response:
+        await redis.delete(f"lock:ship:{order_no}")  # the shield is gone all the time; the database has to do
+        return await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=headers)
+
+    answers = await asyncio.gather(*(ship(same if n % 2 else keyed()) for n in range(100)))
+
+    accepted = [answer for answer in answers if answer.status_code == 202]
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert len({answer.content for answer in accepted}) == 1
+    assert await pool.fetchval("select count(*) from shipment") == 1
+    assert await pool.fetchval("select count(*) from outbox where topic = 'orderloop.shipment-requested.v1'") == 1
+
+
+async def test_a_held_lock_turns_the_second_request_away(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool, redis: Redis
+) -> None:
+    order_no = await paid_order(shop, pool)
+    await redis.set(f"lock:ship:{order_no}", "somebody", ex=30)
+
+    answer = await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())
+
+    assert answer.status_code == 409
+    assert answer.json()["type"].endswith("/still-running")
+    assert await redis.get(f"lock:ship:{order_no}") == b"somebody"
+
+
+async def test_without_redis_the_order_ships_all_the_same(pool: asyncpg.Pool, unused_tcp_port: int) -> None:
+    async with Redis.from_url(f"redis://127.0.0.1:{unused_tcp_port}") as nobody:
+        app = http.create(pool=pool, redis=nobody, clock=SystemClock(), health=Health(), settings=OrderSettings())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://order-core") as shop:
+            order_no = await paid_order(shop, pool)
+            answer = await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())
+
+    assert answer.status_code == 202
+
+
+async def test_an_unpaid_order_does_not_ship_and_the_answer_says_why(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    order_no = await reserve(shop)
+
+    answer = await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())
+
+    assert answer.status_code == 409
+    assert answer.json()["order_status"] == "pending"
+    assert await pool.fetchval("select count(*) from idempotency") == 0
+    assert await pool.fetchval("select status from access_log") == 409
+
+
+@pytest.mark.parametrize("route", ["", "/timeline"])
+async def test_an_unknown_order_is_a_404(shop: httpx.AsyncClient, route: str) -> None:
+    answer = await shop.get(f"/v1/orders/260122090000ZZZZZZZZZZZZ{route}")
+
+    assert answer.status_code == 404
+
+
+async def test_confirming_receipt_asks_for_the_settlement_once(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no, key = await paid_order(shop, pool), keyed()
+    await told(pool, label(order_no))
+
+    first = await shop.post(f"/v1/orders/{order_no}/confirm-receipt", headers=key)
+    again = await shop.post(f"/v1/orders/{order_no}/confirm-receipt", headers=key)
+    other = await shop.post(f"/v1/orders/{order_no}/confirm-receipt", headers=keyed())
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 409)
+    assert first.json()["status"] == "pending_settlement"
+    assert "1–3" in first.json()["prompt"]["zh"]
+    assert await pool.fetchval("select count(*) from outbox where topic = 'orderloop.settlement-requested.v1'") == 1
+
+
+async def test_the_timeline_tells_the_whole_story_without_the_receivers_data(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    order_no = await paid_order(shop, pool)
+    await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())
+    await told(pool, label(order_no))
+    await shop.post(f"/v1/orders/{order_no}/confirm-receipt", headers=keyed())
+    await told(pool, settle(order_no), paid(order_no, "another"))
+
+    answer = await shop.get(f"/v1/orders/{order_no}/timeline")
+
+    story = answer.json()
+    assert [change["to"] for change in story["changes"]] == [
+        "pending",
+        "paid",
+        "shipping",
+        "shipped",
+        "pending_settlement",
+        "completed",
+    ]
+    assert story["anomalies"][0]["kind"] == "paid_twice"
+    assert [payment["applied"] for payment in story["payments"]] == [True, False]
+    assert "张三" not in answer.text
+    assert "13800000000" not in answer.text
