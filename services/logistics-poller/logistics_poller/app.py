@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import asyncpg
 import httpx
-from redis.asyncio import Redis
 
 from orderloop import command, health, postgres, serve
 from orderloop.clock import SystemClock
@@ -15,7 +14,7 @@ from orderloop.consume import Consumer
 from orderloop.http import create_app
 from orderloop.settings import HttpSettings, KafkaSettings, OutboxSettings, PostgresSettings, RedisSettings
 
-from . import consumers
+from . import consumers, snapshots
 from .couriers.breaker import Breaker
 from .couriers.courier import Courier
 from .couriers.inquire import Couriers
@@ -24,7 +23,6 @@ from .couriers.zto import Zto
 from .http import routes
 from .poll import Poller
 from .settings import Kuaidi100Settings, LogisticsSettings, WmsSettings, ZtoSettings
-from .snapshots import Snapshots
 from .waybills import Labelling
 from .wms import Warehouse
 
@@ -32,7 +30,6 @@ SERVICE = "logistics-poller"
 
 _COURIER_SECONDS = 5.0  # a courier that is slower is asked again later
 _WAREHOUSE_SECONDS = 10.0
-_REDIS_SECONDS = 1.0  # the database answers as well
 _BREAKER_REST_SECONDS = 60.0
 
 
@@ -42,7 +39,7 @@ class Outside:
 
     warehouse: Warehouse
     couriers: Couriers
-    snapshots: Snapshots
+    snapshots: snapshots.Snapshots
 
 
 async def run() -> None:
@@ -93,14 +90,13 @@ def _tasks(
 @asynccontextmanager
 async def _outside(settings: LogisticsSettings) -> AsyncGenerator[Outside]:
     redis_url = RedisSettings().url.get_secret_value()  # pyright: ignore[reportCallIssue]
-    redis = Redis.from_url(redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS)
     async with (
-        redis,
+        snapshots.connect(redis_url) as redis,
         httpx.AsyncClient(timeout=_WAREHOUSE_SECONDS, trust_env=False) as to_warehouse,
         httpx.AsyncClient(timeout=_COURIER_SECONDS, trust_env=False) as to_couriers,
     ):
         warehouse = Warehouse(to_warehouse, base_url=WmsSettings().base_url)  # pyright: ignore[reportCallIssue]
-        yield Outside(warehouse, _couriers(to_couriers, settings), Snapshots(redis))
+        yield Outside(warehouse, _couriers(to_couriers, settings), snapshots.Snapshots(redis))
 
 
 def _couriers(client: httpx.AsyncClient, settings: LogisticsSettings) -> Couriers:

@@ -9,6 +9,8 @@ from typing import Literal
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from orderloop.events import ParcelStatus
@@ -66,6 +68,11 @@ def snapshot(parcel: Parcel, scans: tuple[Scan, ...], *, answered_at: datetime |
 
 def from_database(known: Known) -> Snapshot:
     return snapshot(known.parcel, known.scans, answered_at=known.answered_at, source=known.answered_by)
+
+
+def connect(url: str) -> Redis:
+    """Fails at once and within a second: a poll or a look-up must not wait for what it can do without."""
+    return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 class Snapshots:

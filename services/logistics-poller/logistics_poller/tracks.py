@@ -124,7 +124,7 @@ def _believable(parcel: Parcel, scans: Sequence[Scan], now: datetime) -> list[Sc
 
 def _moves(status: ParcelStatus, status_at: datetime | None, scanned: ParcelStatus, at: datetime) -> bool:
     """Whether a scan is newer than what is known. Backwards is possible: a van returns to its depot."""
-    if scanned is ParcelStatus.LABEL_PRINTED or status is ParcelStatus.RETURNED:
+    if scanned in _STILL or status is ParcelStatus.RETURNED:
         return False
     if status is ParcelStatus.DELIVERED and scanned is not ParcelStatus.RETURNED:
         return False  # a hub's scan uploaded late; only a return undoes a signature

@@ -5,7 +5,7 @@ Sources: its Java demo (QueryTrackParam, QueryTrackResp, AutoNum) and api.kuaidi
 
 import hashlib
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated
 
 import httpx
@@ -161,7 +161,7 @@ def read_track(body: bytes, waybill_no: str, *, asked_as: str) -> Track:
 def _scan(entry: _Entry) -> Scan:
     code = entry.statusCode or ""
     return Scan(
-        at=datetime.strptime(entry.ftime, "%Y-%m-%d %H:%M:%S").replace(tzinfo=_BEIJING),
+        at=datetime.strptime(entry.ftime, "%Y-%m-%d %H:%M:%S").replace(tzinfo=_BEIJING).astimezone(UTC),
         status=STATUSES.get(code),
         code=code,
         text=entry.context.replace("\0", ""),

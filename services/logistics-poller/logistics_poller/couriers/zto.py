@@ -94,7 +94,8 @@ def read_track(body: bytes, waybill_no: str) -> Track:
 def _scan(entry: _Entry) -> Scan:
     site = entry.scanSite or _Site()
     return Scan(
-        at=datetime.fromtimestamp(entry.scanDate / 1000, UTC),
+        # whole seconds, as the aggregator tells the same scan: it must be the same fact from either source
+        at=datetime.fromtimestamp(entry.scanDate // 1000, UTC),
         status=STATUSES.get(entry.scanType),
         code=entry.scanType,
         text=(entry.desc or "").replace("\0", ""),
