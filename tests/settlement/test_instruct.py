@@ -189,6 +189,7 @@ async def test_a_straggler_that_comes_back_after_another_worker_has_finished_cha
     assert await house.published(order_no) == ["1:SUCCESS"]
     assert await house.turn() == 0
     assert bank.paid(order_no) == PAID
+    assert bank.calls(order_no) == ["instruct", "query"]  # the second worker asked, it did not send
 
 
 async def test_two_workers_share_the_work_and_call_once_each(

@@ -1,6 +1,7 @@
 """The composition root: reads the settings, names the concrete classes, runs the parts."""
 
 import httpx
+
 from orderloop import health as parts
 from orderloop import postgres, serve
 from orderloop.clock import SystemClock

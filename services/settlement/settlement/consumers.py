@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import asyncpg
+
 from orderloop.consume import Consumer, Received
 from orderloop.events import SettlementRequested
 from orderloop.health import Health

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import asyncpg
 from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel, Field
+
 from orderloop.ids import is_order_no
 from orderloop.problem import Problem
-from pydantic import AwareDatetime, BaseModel, Field
 
 from . import store
 from .states import Status

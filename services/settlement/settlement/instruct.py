@@ -13,6 +13,7 @@ from typing import assert_never
 
 import asyncpg
 import structlog
+
 from orderloop import outbox, tracing
 from orderloop.clock import Clock
 from orderloop.errors import is_transient

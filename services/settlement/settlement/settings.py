@@ -5,8 +5,9 @@ from ipaddress import ip_address
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from orderloop.settings import Settings, area
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from orderloop.settings import Settings, area
 
 from .instruct import Pace
 from .split import TEN_THOUSAND, Receiver, SplitRule

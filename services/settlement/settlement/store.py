@@ -8,6 +8,7 @@ from typing import Any
 
 import aiosql
 import orjson
+
 from orderloop.postgres import Connection
 
 from .answers import Instruction, Payout, PayoutTold

@@ -17,9 +17,9 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, assert_never
 
 import httpx
-from orderloop.clock import Clock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from orderloop.clock import Clock
 from settlement.answers import Answer, Instruction, NotFound, PayoutStatus, PayoutTold, Told, Unknown
 from settlement.banks import Sent
 
