@@ -8,13 +8,13 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+
 from orderloop_lab import backing as services
 from orderloop_lab.backing import Backing
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 from orderloop_lab.progress import steps
 from orderloop_lab.topics import CONTRACT, create_topics, delete_topics
-
 from tests.support import sessions
 from tests.support.databases import Database, Databases
 

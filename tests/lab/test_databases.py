@@ -6,9 +6,9 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+
 from orderloop import topics
 from orderloop_lab.databases import PACKAGES
-
 from tests.support.databases import Database
 
 

@@ -4,7 +4,6 @@ import secrets
 from dataclasses import dataclass
 
 from orderloop_lab import databases
-
 from tests.support.sessions import run
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import asyncpg
+
 from orderloop.migrate import migrate
 
 # Database: the package that migrates it.

@@ -1,8 +1,9 @@
 """The supervisor: starts processes that outlive the command that started them, and never signals a stranger.
 
-A process is known by its pid *and* its start time, so a pid that the system has given to somebody else is not ours.
-Every process works in a folder of its own; whoever still works there without being recorded was left behind by a
-lab that was killed, or is an orphan of a killed parent, and is cleaned away before the next start.
+Every process works in a folder of its own, and is known by its pid *and* that folder: a pid that the system has given
+to somebody else is not ours, however the clock was set in between. Whoever still works in the folder without being
+recorded was left behind by a lab that was killed, or is an orphan of a killed parent, and is cleaned away before the
+next start.
 """
 
 import asyncio
@@ -37,7 +38,8 @@ class Command:
     name: str
     argv: tuple[str, ...]
     folder: str  # working directory, used by nothing else
-    url: str  # answers once the process is ready, see orderloop_lab.readiness
+    url: str  # answers once the process is ready, see orderloop_lab.readiness; "" for one that serves nothing
+    layer: int = 0  # a process stands on those of lower layers and is stopped before them
     env: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     account: str | None = None  # run as another account than root
     stop_signal: int = signal.SIGTERM
@@ -59,7 +61,6 @@ class Status:
 class _Record:
     command: Command
     pid: int | None  # None: stopped on request
-    started: float  # seconds since the epoch, as the system reports it for `pid`
 
     def process(self) -> psutil.Process | None:
         if self.pid is None:
@@ -69,11 +70,9 @@ class _Record:
             del _children[self.pid]
         try:
             process = psutil.Process(self.pid)
-            # Half a second: the system derives the start time from its boot time, which clock corrections move a bit.
-            ours = abs(process.create_time() - self.started) < 0.5 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return process if process.cwd() == self.command.folder else None
+        except psutil.Error:  # gone, a zombie, or somebody else's
             return None
-        return process if ours else None
 
 
 class Supervisor:
@@ -139,10 +138,11 @@ class Supervisor:
         return await _ended(self._known(name), seconds)
 
     async def stop_all(self) -> None:
-        """Services first, then what they stand on: the reverse of the order in which they were started."""
+        """The uppermost layer first."""
         records = [record for file in self._home.run.glob("*.json") if (record := self._record(file.stem))]
-        for record in sorted(records, key=lambda record: record.started, reverse=True):
-            await self.stop(record.command.name)
+        for layer in sorted({record.command.layer for record in records}, reverse=True):
+            here = [record.command.name for record in records if record.command.layer == layer]
+            await asyncio.gather(*(self.stop(name) for name in here))
 
     async def _start_afresh(self, command: Command, extra_env: Mapping[str, str]) -> None:
         _sweep(command.folder)
@@ -172,14 +172,14 @@ class Supervisor:
             except OSError as error:
                 raise LabError(f"Cannot start {command.name} ({error}): is {command.argv[0]} installed?") from error
         _children[child.pid] = child
-        record = _Record(command, child.pid, psutil.Process(child.pid).create_time())
+        record = _Record(command, child.pid)
         self._write(record)
         return record
 
     async def _wait_until_ready(self, record: _Record) -> None:
         command = record.command
         deadline = time.monotonic() + command.ready_seconds
-        while not await answers(command.url):
+        while command.url and not await answers(command.url):
             if record.process() is None:
                 raise LabError(f"{command.name} ended while starting: {self._last_words(command.name)}")
             if time.monotonic() > deadline:
@@ -207,7 +207,7 @@ class Supervisor:
         stored = json.loads(file.read_text(encoding="utf-8"))
         fields = stored["command"]
         fields["argv"], fields["stale"] = tuple(fields["argv"]), tuple(fields["stale"])
-        return _Record(Command(**fields), stored["pid"], stored["started"])
+        return _Record(Command(**fields), stored["pid"])
 
     def _write(self, record: _Record) -> None:
         file = self._home.run / f"{record.command.name}.json"

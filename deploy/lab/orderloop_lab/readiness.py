@@ -5,10 +5,8 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import asyncpg
-import redis.asyncio
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from redis.exceptions import RedisError
 
 PATIENCE_SECONDS = 3.0
 
@@ -24,10 +22,20 @@ async def answers(url: str) -> bool:
 
 async def _http(url: str) -> bool:
     parts = urlsplit(url)
+    request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+    return (await _first_line(url, request)).split()[1:2] == [b"200"]
+
+
+async def _redis(url: str) -> bool:
+    return await _first_line(url, "PING\r\n") == b"+PONG\r\n"
+
+
+async def _first_line(url: str, request: str) -> bytes:
+    parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        writer.write(f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
-        return (await reader.readline()).split()[1:2] == [b"200"]
+        writer.write(request.encode())
+        return await reader.readline()
     finally:
         writer.close()
 
@@ -39,16 +47,6 @@ async def _postgresql(url: str) -> bool:
         return False
     await connection.close()
     return True
-
-
-async def _redis(url: str) -> bool:
-    client = redis.asyncio.Redis.from_url(url)
-    try:
-        return bool(await client.ping())  # pyright: ignore[reportGeneralTypeIssues] # redis types it for both worlds
-    except RedisError:
-        return False
-    finally:
-        await client.aclose()
 
 
 async def _kafka(url: str) -> bool:

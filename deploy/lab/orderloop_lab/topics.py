@@ -5,8 +5,8 @@ import time
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
-from orderloop import topics
 
+from orderloop import topics
 from orderloop_lab.errors import LabError
 
 CONTRACT = (*topics.ALL, *topics.DEAD_LETTERS)

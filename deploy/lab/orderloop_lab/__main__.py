@@ -1,0 +1,129 @@
+"""`python -m orderloop_lab`: the lab from the command line."""
+
+import asyncio
+import dataclasses
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orderloop_lab import jaeger as jaeger_build
+from orderloop_lab.errors import LabError
+from orderloop_lab.home import Home, default_folder
+from orderloop_lab.processes import Status, Supervisor
+from orderloop_lab.progress import steps
+from orderloop_lab.system import TIME_FACTOR, Lab
+
+HELP = """
+The whole of OrderLoop on this machine, without any account: real PostgreSQL, Kafka and Valkey, simulators of WeChat
+Pay, couriers, the warehouse and the bank, and every service.
+
+    up        start everything (again: only what does not run)
+    demo      one order from payment to money in the bank, on a running lab
+    verify    check every invariant of the books
+    down      stop everything
+
+All state lies in .lab/ (or ORDERLOOP_LAB_STATE); downloads are kept in ~/.cache/orderloop (or ORDERLOOP_LAB_CACHE).
+ORDERLOOP_POSTGRES_URL (an administrator), ORDERLOOP_KAFKA_BOOTSTRAP and ORDERLOOP_REDIS_URL each make the lab use a
+service that runs already instead of starting one.
+"""
+
+cli = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
+Factor = Annotated[float, typer.Option(help="how many seconds of waiting pass in one second")]
+
+
+@cli.command()
+def up(as_json: AsJson = False, time_factor: Factor = TIME_FACTOR) -> None:
+    """Start everything that does not run yet, and say where it listens."""
+    with steps() as progress:
+        lab = Lab(default_folder(), progress=progress, time_factor=time_factor)
+        asyncio.run(lab.up())
+    _show(lab.status(), as_json=as_json)
+
+
+@cli.command()
+def down(
+    remove: Annotated[bool, typer.Option(help="forget all data, ports and secrets of this lab too")] = False,
+) -> None:
+    """Stop everything this lab has started, also what an interrupted run left behind."""
+    asyncio.run(Lab(default_folder()).down(remove=remove))
+
+
+@cli.command()
+def status(as_json: AsJson = False) -> None:
+    """What runs, where it listens, and how much memory it takes."""
+    _show(Lab(default_folder()).status(), as_json=as_json)
+
+
+@cli.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="a process as `status` names it")],
+    lines: Annotated[int, typer.Option(help="how many of the last lines")] = 50,
+) -> None:
+    """Print the last lines of a process's log."""
+    file = Supervisor(Home(default_folder())).log(name)
+    if not file.exists():
+        raise LabError(f"{name} has no log here: `python -m orderloop_lab status` lists the names.")
+    print("\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]))
+
+
+@cli.command()
+def jaeger() -> None:
+    """Build Jaeger into the cache (once per machine, needs Go); the next `up` uses it."""
+    with steps() as progress:
+        print(jaeger_build.build(progress))
+
+
+@cli.command()
+def verify() -> None:
+    """Check every invariant on a running lab; exit code 1 if one does not hold."""
+    from orderloop_lab.invariants import main  # noqa: PLC0415 # the other commands work without it
+
+    sys.exit(_on_running_lab(main))
+
+
+@cli.command()
+def demo() -> None:
+    """Send orders through the whole system and tell what happens to them; starts the lab where it is down."""
+    from orderloop_lab.demo import main  # noqa: PLC0415 # the other commands work without it
+
+    sys.exit(_on_running_lab(main))
+
+
+def _on_running_lab(main: Any) -> int:
+    async def run() -> int:
+        with steps() as progress:
+            lab = Lab(default_folder(), progress=progress)
+            await lab.up()
+        return await main(lab)
+
+    return asyncio.run(run())
+
+
+def _show(processes: list[Status], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([dataclasses.asdict(process) for process in processes], indent=2))
+        return
+    table = Table("name", "state", "pid", "url", "MiB", "log")
+    for one in processes:
+        colour = {"running": "green", "dead": "red"}.get(one.state, "yellow")
+        state = f"[{colour}]{one.state}"
+        table.add_row(one.name, state, str(one.pid or ""), one.url, str(one.memory_mib or ""), one.log)
+    Console().print(table)
+
+
+def main() -> None:
+    try:
+        cli()
+    except LabError as error:
+        Console(stderr=True).print(f"[red]orderloop-lab:[/] {error}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
