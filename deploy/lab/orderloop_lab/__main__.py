@@ -22,7 +22,7 @@ The whole of OrderLoop on this machine, without any account: real PostgreSQL, Ka
 Pay, couriers, the warehouse and the bank, and every service.
 
     up        start everything (again: only what does not run)
-    demo      one order from payment to money in the bank, on a running lab
+    demo      orders from payment to money in the bank, mishaps included, and a verdict on the books
     verify    check every invariant of the books
     down      stop everything
 
@@ -88,11 +88,14 @@ def verify() -> None:
 
 
 @cli.command()
-def demo() -> None:
-    """Send orders through the whole system and tell what happens to them; starts the lab where it is down."""
+def demo(
+    orders: Annotated[int, typer.Option(min=1, max=100_000, help="how many orders")] = 200,
+    seed: Annotated[int, typer.Option(help="the same seed plans the same orders, mishaps and ends")] = 1,
+) -> None:
+    """Send orders through the whole system and judge the books; starts the lab where it is down, and leaves it up."""
     from orderloop_lab.demo import main  # noqa: PLC0415 # the other commands work without it
 
-    sys.exit(_on_running_lab(main))
+    sys.exit(_on_running_lab(lambda lab: main(lab, orders=orders, seed=seed)))
 
 
 def _on_running_lab(main: Any) -> int:

@@ -58,6 +58,8 @@ class Surroundings:
             "ORDERLOOP_POSTGRES_URL": self.database_url(service.database, "app"),
             "ORDERLOOP_KAFKA_BOOTSTRAP": self.backing.kafka_bootstrap,
             "ORDERLOOP_KAFKA_TOPIC_PREFIX": self.prefix,
+            # The same member comes back after a kill: nobody waits for the old one's session to end.
+            "ORDERLOOP_KAFKA_INSTANCE_ID": f"{self.prefix}{service.name}",
             "ORDERLOOP_TRACING_ENDPOINT": self.tracing.endpoint,
         }
         if service.listens:

@@ -21,7 +21,7 @@ from orderloop_lab.scenario import Mishap, OrderPlan
 from orderloop_lab.system import Lab
 
 _AT_ONCE = 32  # requests in flight; a shop's own limit
-_ATTEMPTS, _PAUSE_SECONDS = 300, 0.2  # a minute: longer than any restart takes
+_ATTEMPTS, _PAUSE_SECONDS = 900, 0.2  # three minutes: longer than any restart takes
 _SLOW_ANSWER_SECONDS = 3.0  # longer than the lab's settlement waits for its bank
 
 
