@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import asyncpg
-from fastapi import FastAPI
-from starlette.routing import Route
 
 from orderloop import command, health, http, postgres, serve
 from orderloop.clock import Clock, SystemClock
@@ -15,28 +13,30 @@ from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
 from . import store
 from .budget import Budget
 from .channels import Channel, wechat
-from .http import CallbackEndpoint, router
+from .http import Gate, router
 from .receive import Reception
 from .settings import CallbackSettings, WechatSettings
 from .writer import Writer
 
 SERVICE = "payment-callback"
 
-_LOG_DAYS_AHEAD = 7  # so long may the service be away, and longer: it looks again before it answers
+_DESCRIPTION = (
+    "Takes the payment channels' notifications. The notify URLs, `POST /v1/order/callback/{channel}`, speak the "
+    "channels' own protocols and stand beside this application; what they were sent is searched here."
+)
+
+_LOG_DAYS_AHEAD = 7  # looked after hourly and at every start; until there is a day for it, a notice is answered 503
 
 
-def build(pool: asyncpg.Pool, *, channels: Iterable[Channel], settings: CallbackSettings, clock: Clock) -> FastAPI:
+def build(pool: asyncpg.Pool, *, channels: Iterable[Channel], settings: CallbackSettings, clock: Clock) -> Gate:
     """The HTTP application. A further channel is one more module and one more element of `channels`."""
     state = health.Health()
     state.require("postgres", health.postgres(pool))
-    app = http.create_app(SERVICE, title="OrderLoop payment-callback", description=__doc__ or "", health=state)
+    app = http.create_app(SERVICE, title="OrderLoop payment-callback", description=_DESCRIPTION, health=state)
     writer = Writer(pool)
     budget = Budget(rows=settings.refused_rows_per_hour, bytes=settings.refused_bytes_per_hour)
-    for channel in channels:
-        reception = Reception(channel, writer=writer, clock=clock, budget=budget)
-        app.router.routes.append(Route(f"/v1/order/callback/{channel.name}", CallbackEndpoint(reception)))
     app.include_router(router(pool))
-    return app
+    return Gate(app, [Reception(channel, writer=writer, clock=clock, budget=budget) for channel in channels])
 
 
 async def run() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -10,8 +10,11 @@ import asyncpg
 import orjson
 import structlog
 from fastapi import APIRouter, Query
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import AwareDatetime, BaseModel
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orderloop.failpoints import failpoint
 from orderloop.problem import Problem
@@ -22,34 +25,69 @@ from .channels import Answer
 from .receive import LARGEST_BODY, Reception
 
 log = structlog.get_logger()
+_tracer = trace.get_tracer("orderloop.payment_callback")
 
 # The channel waits 5 s and then counts the callback as failed; what we say later than this it may not hear.
 _DEADLINE_SECONDS = 3.0
 
 
+class Gate:
+    """The whole service: notify URLs go straight to their endpoints, everything else to the application.
+
+    The application's layers cost more than verifying and decrypting a notice does (130 µs against 60), so the hot path
+    goes round them.
+    """
+
+    def __init__(self, app: ASGIApp, receptions: Iterable[Reception]) -> None:
+        self._app = app
+        self._endpoints = {
+            endpoint.path: endpoint for endpoint in (CallbackEndpoint(reception) for reception in receptions)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope.get("path", "")) if scope["type"] == "http" else None
+        await (endpoint or self._app)(scope, receive, send)
+
+
 class CallbackEndpoint:
-    """A channel's notify URL as a bare ASGI application: this is the hot path, so nothing is parsed for comfort."""
+    """A channel's notify URL as a bare ASGI application: nothing is parsed for comfort."""
 
     def __init__(self, reception: Reception) -> None:
+        self.path = f"/v1/order/callback/{reception.channel.name}"
         self._reception = reception
         self._seconds = metrics.SECONDS.labels(reception.channel.name)
+        self._span_name = f"POST {self.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                answer = await self._answer(scope, receive)
-        except TimeoutError:
-            log.error("callback missed its deadline, the channel will repeat it")
-            metrics.RECEIVED.labels(self._reception.channel.name, "unstored", "deadline").inc()
-            answer = self._reception.channel.failed(503)
-        except Exception:
-            log.exception("callback failed, the channel will repeat it")
-            metrics.RECEIVED.labels(self._reception.channel.name, "unstored", "error").inc()
-            answer = self._reception.channel.failed(500)
-        await _send(send, answer)
+        # A trace begins here: whoever calls is a stranger until verified, and may not name the trace we go on with.
+        with _tracer.start_as_current_span(
+            self._span_name,
+            context=otel_context.Context(),
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": scope["method"], "http.route": self.path, "url.path": self.path},
+        ) as span:
+            answer = await self._answer_in_time(scope, receive)
+            span.set_attribute("http.response.status_code", answer.status)
+            if answer.status >= 500:
+                span.set_status(StatusCode.ERROR)
+            await _send(send, answer)
         self._seconds.observe(time.perf_counter() - began)
         failpoint("payment_callback.after_answer")
+
+    async def _answer_in_time(self, scope: Scope, receive: Receive) -> Answer:
+        channel = self._reception.channel
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                return await self._answer(scope, receive)
+        except TimeoutError:
+            log.error("callback missed its deadline, the channel will repeat it")
+            metrics.RECEIVED.labels(channel.name, "unstored", "deadline").inc()
+            return channel.failed(503)
+        except Exception:
+            log.exception("callback failed, the channel will repeat it")
+            metrics.RECEIVED.labels(channel.name, "unstored", "error").inc()
+            return channel.failed(500)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
