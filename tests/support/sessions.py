@@ -37,12 +37,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return outcome[0]
 
 
-def new_home() -> Home:
-    """The folder of this session; what sessions left behind that were killed is stopped and removed first."""
-    for folder in FOLDER.glob("*"):
-        if not psutil.pid_exists(int(folder.name)):
+def new_home(purpose: str = "shared") -> Home:
+    """A folder of this session; what sessions left behind that were killed is stopped and removed first."""
+    for folder in FOLDER.glob("*-*"):
+        if not psutil.pid_exists(int(folder.name.partition("-")[0])):
             remove(Home(folder))
-    return Home(FOLDER / str(os.getpid()))
+    return Home(FOLDER / f"{os.getpid()}-{purpose}")
 
 
 def remove(home: Home) -> None:

@@ -1,0 +1,74 @@
+"""Whatever is killed in mid-flow, every order reaches its end and the books are right."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from orderloop_lab import invariants
+from orderloop_lab.scenario import plan
+from orderloop_lab.shop import Shop
+from orderloop_lab.system import Lab
+
+ORDERS = 60
+SILENCE_SECONDS = 90
+
+
+@asynccontextmanager
+async def orders_under_way(lab: Lab, source: str, *, seed: int) -> AsyncIterator[Shop]:
+    """Sells in the background; the block begins when a good part of the orders is paid."""
+    async with Shop(lab, source) as shop:
+        selling = asyncio.create_task(shop.sell(plan(ORDERS, seed=seed)))
+        await shop.until(
+            lambda: len(shop.statuses) > ORDERS // 2 and moved(shop) > ORDERS // 6, silence=SILENCE_SECONDS
+        )
+        yield shop
+        await selling
+        await shop.until(shop.arrived, silence=SILENCE_SECONDS)
+
+
+def moved(shop: Shop) -> int:
+    """How many orders are further than unpaid."""
+    return sum(count for status, count in shop.funnel.items() if status != "pending")
+
+
+async def the_books_are_right(lab: Lab) -> None:
+    report = await invariants.check(invariants.world_of(lab))
+    assert report.clean, report.text()
+
+
+@pytest.mark.parametrize(
+    "name", ["order-core", "order-core-relay", "payment-callback", "logistics-poller", "settlement"]
+)
+async def test_a_killed_service_goes_on_where_it_was(lab: Lab, source: str, name: str) -> None:
+    async with orders_under_way(lab, source, seed=2):
+        await lab.kill(name)
+        await lab.restart(name)
+
+    await the_books_are_right(lab)
+
+
+async def test_a_killed_broker_loses_nothing(lab: Lab, source: str) -> None:
+    async with orders_under_way(lab, source, seed=3):
+        await lab.kill("kafka")
+        await lab.restart("kafka")
+
+    await the_books_are_right(lab)
+
+
+async def test_a_database_away_for_a_minute_parks_nothing(lab: Lab, source: str) -> None:
+    async with orders_under_way(lab, source, seed=4) as shop:
+        await lab.kill("postgres")
+        await asyncio.sleep(60)  # the fault itself
+        await lab.restart("postgres")
+
+    await the_books_are_right(lab)
+    core = await lab.connect("order_core", "admin")
+    try:
+        dead = await core.fetchval("select count(*) from outbox where topic like '%.dlq'")
+        kinds = await core.fetch("select kind from anomaly where order_no = any($1)", list(shop.plans))
+    finally:
+        await core.close()
+    assert dead == 0
+    assert {row["kind"] for row in kinds} <= {"parcel_silent", "parcel_exhausted"}
