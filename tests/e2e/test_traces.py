@@ -154,9 +154,8 @@ async def complete(lab: Lab, order_no: str, logged: set[str | None]) -> Traces:
     deadline = asyncio.get_running_loop().time() + WITHIN_SECONDS
     while True:
         traces = await search(lab, order_no)
-        whole = logged <= traces.ids and all(
-            s.parent is None or s.parent in traces.spans for s in traces.spans.values()
-        )
+        spans = traces.spans.values()
+        whole = logged <= traces.ids and all(span.parent is None or span.parent in traces.spans for span in spans)
         ended = any(span.name == "process orderloop.settlement-result.v1" for span in spans)
         if (whole and ended) or asyncio.get_running_loop().time() > deadline:
             return traces
