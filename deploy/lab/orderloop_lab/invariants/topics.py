@@ -1,0 +1,214 @@
+"""What the topics say: each is read once, from its beginning."""
+
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from orderloop.envelope import Envelope
+from orderloop.errors import MalformedEvent
+from orderloop.events import BY_TOPIC
+from orderloop.topics import GROUPS, ORDER_CHANGED, SETTLEMENT_REQUESTED, SHIPMENT_REQUESTED, dead_letters
+from orderloop_lab.errors import LabError
+
+Record = ConsumerRecord[bytes | None, bytes | None]
+Offsets = Mapping[TopicPartition, int]
+
+GROUP = "order-core"
+INBOUND = GROUPS[GROUP]
+_DEAD_LETTERS = tuple(dead_letters(topic, GROUP) for topic in INBOUND)
+_OTHERS = (ORDER_CHANGED, SHIPMENT_REQUESTED, SETTLEMENT_REQUESTED)
+_STALLED_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    bootstrap: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far everything was at one moment."""
+
+    begins: Offsets
+    ends: Offsets
+    committed: Offsets  # of order-core's group
+
+
+@dataclass(slots=True)
+class Copies:
+    """What was published under one id, however often."""
+
+    taken: bool = False  # a copy lies below the group's committed offsets
+    alive: bool = False  # a copy was not dead-lettered
+
+
+@dataclass(slots=True)
+class Testimony:
+    """Keys are `{order_no} {event id}`, so that they can stand in a sentence."""
+
+    inbound: dict[str, Copies] = field(default_factory=dict[str, Copies])
+    undecodable: list[str] = field(default_factory=list[str])  # topic-partition-offset, taken and not dead-lettered
+    dead: set[str] = field(default_factory=set[str])  # topic-partition-offset of every dead letter
+    requested: set[str] = field(default_factory=set[str])  # shipments and settlements
+    changes: dict[str, str] = field(default_factory=dict[str, str])  # `{order_no}:{version}` -> what it says
+    settled: set[str] = field(default_factory=set[str])  # those changes that were published before the snapshots
+    odd: list[str] = field(default_factory=list[str])  # sentences about records that contradict each other
+    disorder: list[str] = field(default_factory=list[str])  # sentences
+    latest: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])  # partition, version
+
+
+def said(before: str | None, after: str, cause: str) -> str:
+    """What a change is about, comparable between the log, the outbox and the topic."""
+    return f"{before or 'nothing'} → {after} by {cause}"
+
+
+async def look(broker: Broker) -> Look:
+    """Reads the committed offsets before the ends, as a consumer may commit in between."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        offsets = await admin.list_consumer_group_offsets(broker.prefix + GROUP)
+        wanted = {broker.prefix + topic for topic in (*INBOUND, *_DEAD_LETTERS, *_OTHERS)}
+        there = sorted(wanted & set(await admin.list_topics()))  # asking for an absent one would create it
+        described = await admin.describe_topics(there) if there else []
+    finally:
+        await admin.close()
+    partitions = [TopicPartition(one["topic"], part["partition"]) for one in described for part in one["partitions"]]
+    async with _reader(broker) as consumer:
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+    return Look(begins, ends, {partition: said.offset for partition, said in offsets.items()})
+
+
+async def read(broker: Broker, first: Look, last: Look, dead: set[str]) -> Testimony | None:
+    """Everything up to `last`; None if the broker no longer has the beginning. `dead`: letters still in the outbox."""
+    if any(last.begins.values()):
+        return None
+    testimony = Testimony(dead=dead)
+    prefix = len(broker.prefix)
+    async with _reader(broker) as consumer:
+        # the dead letters first: they tell which inbound records live
+        for names in (_DEAD_LETTERS, (*INBOUND, *_OTHERS)):
+            ends = {partition: end for partition, end in last.ends.items() if partition.topic[prefix:] in names}
+            async for record in _records(consumer, ends):
+                where = TopicPartition(record.topic, record.partition)
+                topic = record.topic[prefix:]
+                if topic in _DEAD_LETTERS:
+                    testimony.dead |= {value.decode() for name, value in record.headers if name == "dlq_origin"}
+                elif topic in INBOUND:
+                    _take_in(testimony, topic, record, taken=record.offset < first.committed.get(where, 0))
+                elif topic == ORDER_CHANGED:
+                    _follow(testimony, record, settled=record.offset < first.ends.get(where, 0))
+                else:
+                    key = _key(topic, record)
+                    testimony.requested |= {key} if key else set()
+    return testimony
+
+
+def _take_in(testimony: Testimony, topic: str, record: Record, *, taken: bool) -> None:
+    origin = f"{record.topic}-{record.partition}-{record.offset}"
+    key, alive = _key(topic, record), origin not in testimony.dead
+    if key is None:
+        if taken and alive:
+            testimony.undecodable.append(origin)
+        return
+    copies = testimony.inbound.setdefault(key, Copies())
+    # a record that is dead-lettered is accounted for by its origin, whatever became of other copies
+    copies.taken |= taken and alive
+    copies.alive |= alive
+
+
+def _key(topic: str, record: Record) -> str | None:
+    """None for what no consumer can decode."""
+    try:
+        received_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+        envelope = Envelope.from_headers(record.headers, key=record.key, received_at=received_at)
+        event = BY_TOPIC[topic].decode(record.value or b"")
+    except MalformedEvent:
+        return None
+    fits = envelope.type == topic and event.order_no == envelope.subject
+    return f"{envelope.subject} {envelope.event_id}" if fits else None
+
+
+def _follow(testimony: Testimony, record: Record, *, settled: bool) -> None:
+    """One order-changed. A repeat that says the same is a redelivery, wherever it stands."""
+    where = f"{record.topic}-{record.partition}-{record.offset}"
+    key = _key(ORDER_CHANGED, record)
+    if key is None:
+        testimony.odd.append(f"{where} is no order-changed that anybody could read")
+        return
+    order_no, event_id = key.split(" ", 1)
+    change, what = change_of(record.value or b"")
+    if event_id != change:
+        testimony.odd.append(f"order {order_no}: {change} was published under the id {event_id} too, at {where}")
+        return
+    known = testimony.changes.setdefault(change, what)
+    if known is not what:
+        if known != what:
+            testimony.odd.append(f"order {order_no}: {change} says “{known}” and, at {where}, “{what}”")
+        return
+    if settled:
+        testimony.settled.add(change)
+    version = int(change.rpartition(":")[2])
+    partition, latest = testimony.latest.get(order_no, (record.partition, 0))
+    if partition != record.partition:
+        testimony.disorder.append(f"order {order_no}: its changes lie in partitions {partition} and {record.partition}")
+    elif version < latest:
+        testimony.disorder.append(f"order {order_no}: version {version} was published after version {latest}")
+    testimony.latest[order_no] = (partition, max(version, latest))
+
+
+def change_of(body: bytes) -> tuple[str, str]:
+    """`{order_no}:{version}` of an order-changed, and what it says."""
+    change = json.loads(body)
+    what = said(change["from"], change["to"], change["cause"]["event_id"])
+    return f"{change['order_no']}:{change['version']}", what
+
+
+@asynccontextmanager
+async def _reader(broker: Broker) -> AsyncGenerator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap,
+        group_id=None,  # it belongs to nobody and commits nothing
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def _records(consumer: AIOKafkaConsumer, ends: Offsets) -> AsyncGenerator[Record]:
+    """Every record below `ends`, each partition in its order."""
+    left = {partition for partition, end in ends.items() if end > 0}
+    if not left:
+        return
+    consumer.assign(left)
+    for partition in left:
+        consumer.seek(partition, 0)
+    heard = time.monotonic()
+    while left:
+        polled = await consumer.getmany(timeout_ms=500, max_records=5000)
+        if polled:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > _STALLED_SECONDS:
+            names = ", ".join(sorted(f"{partition.topic}-{partition.partition}" for partition in left))
+            raise LabError(f"Kafka has shown nothing of {names} for {_STALLED_SECONDS:.0f} s: look at its log.")
+        for partition, records in polled.items():
+            for record in records:
+                if record.offset < ends[partition]:
+                    yield record
+        # the position, as the last offsets may be a transaction's marks, which nobody is shown
+        done = [one for one in left if await consumer.position(one) >= ends[one]]
+        left.difference_update(done)
+        consumer.pause(*done)
