@@ -17,7 +17,7 @@ from orderloop.postgres import Connection
 from orderloop.problem import Problem
 from orderloop.tracing import current_traceparent
 
-from . import store
+from . import answers, history
 from .apply import CommandRefused, apply
 from .orders import ConfirmReceipt, Incoming, Order, Ship
 
@@ -57,14 +57,14 @@ async def execute(
     mine = {"caller": request.caller, "route": request.route, "key": request.key}
     try:
         async with conn.transaction():
-            if not await store.claim_key(conn, **mine, body_hash=request.body_hash):
+            if not await answers.claim_key(conn, **mine, body_hash=request.body_hash):
                 return await _remembered(conn, request)
             incoming = Incoming(
                 request.order_no, event_id, request.route, request.caller, now, body, current_traceparent()
             )
             order = await _changed(conn, incoming, now=now)
             told = orjson.dumps(dict(answer(order)))
-            await store.answer_key(conn, **mine, status=202, answer=told)
+            await answers.answer_key(conn, **mine, status=202, answer=told)
             return Answer(202, told)
     except asyncpg.LockNotAvailableError:
         raise Problem(409, "still-running", "This order is being changed at this moment. Try again shortly.") from None
@@ -75,7 +75,7 @@ async def _changed(conn: Connection, incoming: Incoming, *, now: datetime) -> Or
         outcomes = await apply(conn, [incoming], now=now)
         if outcomes.changes:
             return outcomes.changes[0].after
-    row = await store.order_by_number(conn, incoming.order_no)
+    row = await history.order_by_number(conn, incoming.order_no)
     if row is None:
         raise Problem(404, "unknown-order", "No order has this number.")
     raise Problem(
@@ -88,7 +88,7 @@ async def _changed(conn: Connection, incoming: Incoming, *, now: datetime) -> Or
 
 
 async def _remembered(conn: Connection, request: Request) -> Answer:
-    row = await store.answered(conn, caller=request.caller, route=request.route, key=request.key)
+    row = await answers.answered(conn, caller=request.caller, route=request.route, key=request.key)
     if row is None:
         raise Problem(409, "still-running", "The first request with this Idempotency-Key is still running.")
     if row["body_hash"] != request.body_hash:

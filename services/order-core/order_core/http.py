@@ -14,7 +14,7 @@ from orderloop.health import Health
 from orderloop.ids import ORDER_NO
 from orderloop.problem import Problem
 
-from . import commands, store
+from . import answers, commands, history
 from .orders import ConfirmReceipt, Order
 from .reserve import Reservation, ReservationDiffers, reserve
 from .settings import OrderSettings
@@ -90,7 +90,7 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
     async def _read(order_no: OrderNo) -> dict[str, Any]:
         tracing.tag_order(order_no)
         async with pool.acquire() as conn:
-            row = await store.order_by_number(conn, order_no)
+            row = await history.order_by_number(conn, order_no)
         if row is None:
             raise Problem(404, "unknown-order", "No order has this number.")
         return summary(row)
@@ -150,7 +150,7 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
         command: commands.Request | None = getattr(request.state, "command", None)
         if command is not None:
             async with pool.acquire() as conn:
-                await store.log_access(
+                await answers.log_access(
                     conn,
                     order_no=command.order_no,
                     request_id=request.headers.get("x-request-id", command.key)[:128],

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from orderloop.events import Decision, Item, Receiver
 from orderloop.problem import Problem
 
-from . import store
+from . import history
 from .commands import Answer, Request, execute
 from .orders import Order, Ship
 
@@ -29,7 +29,7 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del
 async def ship(pool: asyncpg.Pool, redis: Redis, request: Request, *, decision: Decision, now: datetime) -> Answer:
     """Accept one ship request. Raises Problem as `execute` does, and 409 while another one holds the lock."""
     async with _locked(redis, request.order_no), pool.acquire() as conn:
-        row = await store.order_by_number(conn, request.order_no)
+        row = await history.order_by_number(conn, request.order_no)
         if row is None:
             raise Problem(404, "unknown-order", "No order has this number.")
         body = Ship(

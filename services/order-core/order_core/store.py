@@ -307,39 +307,6 @@ async def log_reservation(
     )
 
 
-async def order_by_number(conn: Connection, order_no: str) -> asyncpg.Record | None:
-    return await _sql.order_by_number(conn, order_no=order_no)
-
-
-async def log_of(conn: Connection, order_no: str) -> list[asyncpg.Record]:
-    return [row async for row in _sql.log_of(conn, order_no=order_no)]
-
-
-async def anomalies_of(conn: Connection, order_no: str) -> list[asyncpg.Record]:
-    return [row async for row in _sql.anomalies_of(conn, order_no=order_no)]
-
-
-async def shipment_of(conn: Connection, order_no: str) -> asyncpg.Record | None:
-    return await _sql.shipment_of(conn, order_no=order_no)
-
-
-async def claim_key(conn: Connection, *, caller: str, route: str, key: str, body_hash: bytes) -> bool:
-    """Whether this request is the first with its key."""
-    return await _sql.claim_key(conn, caller=caller, route=route, key=key, body_hash=body_hash) is not None
-
-
-async def answered(conn: Connection, *, caller: str, route: str, key: str) -> asyncpg.Record | None:
-    return await _sql.answered(conn, caller=caller, route=route, key=key)
-
-
-async def answer_key(conn: Connection, *, caller: str, route: str, key: str, status: int, answer: bytes) -> None:
-    await _sql.answer_key(conn, caller=caller, route=route, key=key, status=status, answer=answer)
-
-
-async def log_access(conn: Connection, *, order_no: str, request_id: str, route: str, caller: str, status: int) -> None:
-    await _sql.log_access(conn, order_no=order_no, request_id=request_id, route=route, caller=caller, status=status)
-
-
 async def ensure_partitions(conn: Connection, *, first_month: date, last_month: date) -> None:
     await _sql.ensure_partitions(conn, first_month=first_month, last_month=last_month)
 

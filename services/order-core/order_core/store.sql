@@ -129,40 +129,5 @@ values (:order_no, 'pending', 1, :amount_fen, :currency, :source, :external_orde
 insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent)
 values (:order_no, 1, null, 'pending', 'reserved', :event_id, 'reserve', :actor, :now, :traceparent);
 
--- name: order_by_number(order_no)^
-select order_no, status, version, amount_fen, currency, channel, mchid, source, external_order_id,
-       items::text as items, receiver::text as receiver, created_at, updated_at, completed_at
-from orders where order_no = :order_no;
-
--- name: log_of(order_no)
-select version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at, traceparent, detail::text as detail
-from order_log where order_no = :order_no order by version;
-
--- name: anomalies_of(order_no)
-select event_id, kind, money_fen, seen, raised_at, resolved_at, resolution
-from anomaly where order_no = :order_no order by raised_at;
-
--- name: shipment_of(order_no)^
-select shipment_id, warehouse, express_code, created_at from shipment where order_no = :order_no;
-
--- name: answered(caller, route, key)^
-select body_hash, status, answer from idempotency where caller = :caller and route = :route and key = :key;
-
--- name: claim_key(caller, route, key, body_hash)^
--- Waits for a request with the same key that is still running; the answer is filled in before the commit.
-insert into idempotency (caller, route, key, body_hash, status, answer)
-values (:caller, :route, :key, :body_hash, 0, '')
-on conflict (caller, route, key) do nothing
-returning key;
-
--- name: answer_key(caller, route, key, status, answer)!
-update idempotency set status = :status, answer = :answer
-where caller = :caller and route = :route and key = :key;
-
--- name: log_access(order_no, request_id, route, caller, status)!
-insert into access_log (order_no, request_id, route, caller, status)
-values (:order_no, :request_id, :route, :caller, :status)
-on conflict (order_no, request_id) do nothing;
-
 -- name: ensure_partitions(first_month, last_month)!
 select ensure_partitions(:first_month, :last_month);

@@ -9,7 +9,7 @@ import orjson
 from orderloop.postgres import Connection
 from orderloop.tracing import trace_id_of
 
-from . import store
+from . import history, store
 
 
 def summary(row: asyncpg.Record) -> dict[str, Any]:
@@ -37,15 +37,15 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
     """The order, its changes in order, its parcels and payments, and what stands at the desk. None if unknown."""
     # One snapshot: a change between two queries must not show in one and be missing in the other.
     async with conn.transaction(isolation="repeatable_read", readonly=True):
-        order = await store.order_by_number(conn, order_no)
+        order = await history.order_by_number(conn, order_no)
         if order is None:
             return None
         parcels = (await store.parcels(conn, [order_no])).get(order_no, {})
         payments = (await store.payments(conn, [order_no])).get(order_no, ())
-        shipment = await store.shipment_of(conn, order_no)
+        shipment = await history.shipment_of(conn, order_no)
         return {
             "order": summary(order),
-            "changes": [_change(row) for row in await store.log_of(conn, order_no)],
+            "changes": [_change(row) for row in await history.log_of(conn, order_no)],
             "payments": list(payments),
             "shipment": dict(shipment) if shipment else None,
             "parcels": list(parcels.values()),
@@ -53,7 +53,7 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
                 {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
                 for e in await store.waiting(conn, [order_no])
             ],
-            "anomalies": [dict(row) for row in await store.anomalies_of(conn, order_no)],
+            "anomalies": [dict(row) for row in await history.anomalies_of(conn, order_no)],
         }
 
 
