@@ -86,10 +86,12 @@ def _explained(service: str) -> Generator[None]:
     try:
         yield
     except ValidationError as error:
+        if not error.title.endswith("Settings"):
+            raise
         prefix = "ORDERLOOP_" + error.title.removesuffix("Settings").upper() + "_"
-        names = ", ".join(prefix + str(fault["loc"][-1]).upper() for fault in error.errors())
+        names = ", ".join(prefix + "_".join(map(str, fault["loc"])).upper() for fault in error.errors())
         sys.exit(_say(service, f"missing or wrong setting: {names} (.env.example explains each)"))
-    except (OrderLoopError, asyncpg.PostgresError, OSError) as error:
+    except (OrderLoopError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         sys.exit(_say(service, str(error)))
 
 

@@ -6,11 +6,11 @@ errors are retried without limit; the data's errors are bisected down to the poi
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
@@ -19,9 +19,10 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from . import kafka, metrics, outbox, tracing
 from .envelope import Envelope
-from .errors import MalformedEvent, Permanent, is_transient
+from .errors import MalformedEvent, Permanent, Transient, is_transient, reason
 from .events import BY_TOPIC, Event
 from .failpoints import failpoint
+from .fuse import Fuse, FuseBlown
 from .health import Health
 from .settings import KafkaSettings
 from .topics import dead_letters
@@ -33,9 +34,7 @@ Record = ConsumerRecord[bytes | None, bytes | None]
 _MOST_RECORDS = 500  # one transaction's worth under lag; an idle consumer takes what is there
 _POLL_MS = 500
 _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer polls again to stay a member
-_FUSE_IN_A_ROW = 20
-_FUSE_SHARE = 0.01
-_FUSE_SAMPLE = 2000  # the share means nothing on fewer events
+_PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process has to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +60,8 @@ class Received:
         return self.envelope.event_id
 
 
+T = TypeVar("T")
 Handler = Callable[[Sequence[Received]], Awaitable[None]]
-
-
-class Fuse:
-    """Blows after 20 parked records in a row, or when 1 % of at least 2,000 were parked."""
-
-    def __init__(self) -> None:
-        self.blown = False
-        self._in_a_row = 0
-        self._parked = 0
-        self._seen = 0
-
-    def passed(self, events: int) -> None:
-        self._seen += events
-        if events:
-            self._in_a_row = 0
-        if self._seen >= 2 * _FUSE_SAMPLE:  # forget the distant past
-            self._seen //= 2
-            self._parked //= 2
-
-    def parked(self) -> None:
-        self._seen += 1
-        self._in_a_row += 1
-        self._parked += 1
-        too_many = self._seen >= _FUSE_SAMPLE and self._parked > self._seen * _FUSE_SHARE
-        self.blown = self.blown or self._in_a_row >= _FUSE_IN_A_ROW or too_many
-
-
-class FuseBlown(Permanent):
-    """Too much was parked. A person has to look before the consumer goes on."""
 
 
 class Consumer:
@@ -113,6 +84,9 @@ class Consumer:
         self._pool = pool
         self._health = health
         self._fuse = Fuse()
+        self._parked: set[str] = (
+            set()
+        )  # origins of the batch in flight that need not be parked again when it is retried
         self._joined: AIOKafkaConsumer | None = None
         health.require("kafka", self._check)
 
@@ -127,15 +101,15 @@ class Consumer:
                 while not stop.is_set():
                     self._beat()
                     await _pause(stop, 5)
-            except (KafkaError, OSError) as error:
-                log.warning("kafka is away, will join again", group=self._group, error=repr(error))
+            except (KafkaError, OSError, Transient) as error:
+                log.warning("kafka is away, will join again", group=self._group, error=reason(error))
                 self._beat()
                 await _pause(stop, 1)
 
     async def _consume(self, stop: asyncio.Event) -> None:
         consumer = kafka.consumer(self._settings, group=self._group, topics=self._topics)
         try:
-            await consumer.start()
+            await self._answered(consumer.start(), stop)
             self._joined = consumer
             while not stop.is_set():
                 self._beat()
@@ -145,11 +119,10 @@ class Consumer:
                         with suppress(IllegalStateError):  # the partition is somebody else's by now
                             consumer.seek(partition, records[0].offset)
                 elif polled:
-                    await self._commit(consumer, polled)
+                    await self._commit(consumer, polled, stop)
         finally:
             self._joined = None
-            with suppress(Exception):  # leaving the group politely is a courtesy to a broker that may be gone
-                await asyncio.wait_for(consumer.stop(), 5)
+            await kafka.leave(consumer)
 
     async def _settle(self, polled: Mapping[TopicPartition, Sequence[Record]], stop: asyncio.Event) -> bool:
         """Apply or park everything polled. False when the infrastructure kept failing: take the batch again."""
@@ -167,17 +140,22 @@ class Consumer:
                     if not is_transient(error):
                         raise
                     metrics.BATCH_RETRIES.labels(self._group).inc()
-                    log.warning("batch will be tried again", group=self._group, events=len(received), error=repr(error))
+                    log.warning(
+                        "batch will be tried again", group=self._group, events=len(received), error=reason(error)
+                    )
                     if delay is None or stop.is_set():
                         return False
                     self._beat()
                     await _pause(stop, delay)
+        self._parked.clear()
         return True
 
-    async def _apply(self, received: Sequence[Received]) -> None:
+    async def _apply(self, received: Sequence[Received], *, attempt: int = 1) -> None:
         """The whole batch at once; if its data is at fault, halves, down to the one event that is."""
+        received = [one for one in received if _origin(one.record) not in self._parked]
         if not received:
             return
+        self._beat()
         try:
             await self._handle_traced(received)
         except Exception as error:
@@ -185,10 +163,10 @@ class Consumer:
                 raise
             if len(received) > 1:
                 middle = len(received) // 2
-                await self._apply(received[:middle])
-                await self._apply(received[middle:])
+                await self._apply(received[:middle], attempt=attempt + 1)
+                await self._apply(received[middle:], attempt=attempt + 1)
                 return
-            await self._park(received[0].record, received[0].topic, error)
+            await self._park(received[0].record, received[0].topic, error, attempts=attempt)
             return
         self._fuse.passed(len(received))
         metrics.BATCH_SIZE.labels(self._group).observe(len(received))
@@ -233,9 +211,10 @@ class Consumer:
                     poison.append((record, topic, error))
         return received, poison
 
-    async def _park(self, record: Record, topic: str, error: Exception) -> None:
+    async def _park(self, record: Record, topic: str, error: Exception, *, attempts: int = 1) -> None:
         now = datetime.now(UTC)
-        origin = f"{record.topic}-{record.partition}-{record.offset}"
+        if (origin := _origin(record)) in self._parked:
+            return
         async with self._pool.acquire() as conn, conn.transaction():
             await outbox.stage_dead_letter(
                 conn,
@@ -245,7 +224,8 @@ class Consumer:
                     key=record.key,
                     headers=[
                         *record.headers,
-                        ("dlq_reason", f"{type(error).__name__}: {error}"[:500].encode()),
+                        ("dlq_reason", reason(error)[:500].encode(errors="replace")),
+                        ("dlq_attempts", str(attempts).encode()),
                         ("dlq_origin", origin.encode()),
                         ("dlq_first_failure", now.isoformat().encode()),
                     ],
@@ -253,19 +233,39 @@ class Consumer:
                     found_at=now,
                 ),
             )
+        self._parked.add(origin)
         metrics.DEAD_LETTERS.labels(topic, self._group).inc()
-        log.error("record parked", origin=origin, error=repr(error))
+        log.error("record parked", origin=origin, error=reason(error))
         self._fuse.parked()
         if self._fuse.blown:
             raise FuseBlown(self._group)
 
-    async def _commit(self, consumer: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[Record]]) -> None:
+    async def _commit(
+        self, consumer: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[Record]], stop: asyncio.Event
+    ) -> None:
         failpoint(f"{self._group}.before_offset_commit")
+        offsets = {partition: records[-1].offset + 1 for partition, records in polled.items()}
         try:
-            await consumer.commit({partition: records[-1].offset + 1 for partition, records in polled.items()})
+            await self._answered(consumer.commit(offsets), stop)
         except (CommitFailedError, IllegalStateError) as error:
             # A rebalance took the partitions away in mid-batch; their new owner reads the batch again as duplicates.
-            log.info("offsets not committed, the partitions have moved", group=self._group, error=repr(error))
+            log.info("offsets not committed, the partitions have moved", group=self._group, error=reason(error))
+
+    async def _answered(self, asking: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+        """Await what lasts as long as Kafka is away: alive meanwhile, and given up soon after `stop`."""
+        asked, stopping = asyncio.create_task(asking), asyncio.create_task(stop.wait())
+        try:
+            while not (asked.done() or stopping.done()):
+                self._beat()
+                await asyncio.wait({asked, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({asked}, timeout=_PATIENCE_SECONDS)
+            if not asked.done():
+                raise Transient("Kafka has not answered, and the process has to stop")
+            return asked.result()
+        finally:
+            stopping.cancel()
+            asked.cancel()
+            await asyncio.wait({asked})
 
     def _beat(self) -> None:
         self._health.beat(f"consumer {self._group}", within_seconds=60)
@@ -275,6 +275,11 @@ class Consumer:
             raise FuseBlown("consuming has stopped")
         if self._joined is None or not self._joined.assignment():
             raise Permanent("no partitions assigned")
+        await self._joined.topics()  # an assignment outlives the broker that gave it
+
+
+def _origin(record: Record) -> str:
+    return f"{record.topic}-{record.partition}-{record.offset}"
 
 
 def _receive(topic: str, record: Record) -> Received:

@@ -3,6 +3,7 @@
 Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,10 +12,14 @@ from .errors import MalformedEvent
 from .ids import is_order_no
 from .topics import HOUSE_SOURCES
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 _REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_specversion")
+_READ = frozenset({*_REQUIRED, "ce_time", "ce_subject", "traceparent", "tracestate"})
 _LONGEST_ID = 256  # an event id is an index key
+# W3C Trace Context 1, section 3.2. What does not look like one is ignored, as the standard asks: a foreign producer's
+# broken tracing must not cost its events.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,11 @@ class Envelope:
         Raises MalformedEvent.
         """
         try:
-            given = {name: value.decode() for name, value in headers}
+            # Foreign headers are nobody's business here, and need not even be text.
+            given = {name: (value or b"").decode() for name, value in headers if name in _READ}
             order_no = (key or b"").decode()
         except UnicodeDecodeError:
-            raise MalformedEvent("a header or the key is not UTF-8") from None
+            raise MalformedEvent("an attribute or the key is not UTF-8") from None
         if missing := [name for name in _REQUIRED if not given.get(name)]:
             raise MalformedEvent(f"header missing: {', '.join(missing)}")
         if given["ce_specversion"] != "1.0":
@@ -73,12 +79,13 @@ class Envelope:
             raise MalformedEvent("ce_time is not RFC 3339") from None
         if time.tzinfo is None:
             raise MalformedEvent("ce_time has no offset")
+        traced = _TRACEPARENT.fullmatch(given.get("traceparent", "")) is not None
         return cls(
             given["ce_id"],
             given["ce_source"],
             given["ce_type"],
             time,
             order_no,
-            given.get("traceparent"),
-            given.get("tracestate"),
+            given["traceparent"] if traced else None,
+            given.get("tracestate") if traced else None,
         )

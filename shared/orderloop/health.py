@@ -4,10 +4,13 @@ Alive: the event loop turns and every long-running task has beaten lately. Ready
 answers now.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 import asyncpg
+
+_PATIENCE_SECONDS = 3  # a part that answers later than this is not there; probes wait no longer either
 
 Check = Callable[[], Awaitable[None]]  # raises when the part is not there
 
@@ -38,7 +41,8 @@ class Health:
         answers: dict[str, str] = {}
         for name, check in self._checks.items():
             try:
-                await check()
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await check()
                 answers[name] = "ok"
             except Exception as error:  # any reason is a reason not to be ready
                 answers[name] = f"{type(error).__name__}: {error}"[:200]

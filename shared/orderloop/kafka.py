@@ -5,11 +5,14 @@ before a group existed, auto-commit acknowledges what was not applied, and the r
 one order apart (docs/adr/0002).
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import ProducerClosed
 
 from .settings import KafkaSettings
 
@@ -17,6 +20,8 @@ from .settings import KafkaSettings
 SESSION_SECONDS = 30
 # How long one batch may be retried in place before the consumer polls again to stay a member of its group.
 POLL_SECONDS = 300
+# How long a client may take to say goodbye to a broker that may be gone.
+_CLOSE_SECONDS = 3
 
 
 def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
@@ -47,3 +52,31 @@ def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> A
         max_poll_interval_ms=POLL_SECONDS * 1000,
         isolation_level="read_committed",
     )
+
+
+@asynccontextmanager
+async def producing(producer: AIOKafkaProducer) -> AsyncGenerator[AIOKafkaProducer]:
+    """A started producer, closed within seconds whatever happens. What is unacknowledged by then is not waited for.
+
+    Left to itself an idempotent producer never gives up, so that its stop() lasts as long as an outage of Kafka.
+    """
+    try:
+        await producer.start()
+        yield producer
+    finally:
+        producer._message_accumulator.fail_all(ProducerClosed())  # pyright: ignore[reportPrivateUsage]
+        with suppress(Exception):
+            await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
+        with suppress(Exception):  # stop() does not come this far when the broker is silent
+            await producer.client.close()
+
+
+async def leave(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and close, within seconds whatever happens."""
+    with suppress(Exception):
+        await asyncio.wait_for(consumer.stop(), _CLOSE_SECONDS)
+        return
+    for part in (consumer._fetcher, consumer._client):  # pyright: ignore[reportPrivateUsage]
+        if part is not None:
+            with suppress(Exception):  # cut short, stop() has left these as they were
+                await asyncio.wait_for(part.close(), _CLOSE_SECONDS)

@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line, with the trace's ids, and without anybody's secrets or personal data."""
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -15,6 +16,10 @@ _SENSITIVE = frozenset(
     {"address", "api_key", "apiv3_key", "authorization", "body", "ciphertext", "cookie", "dsn", "key", "name"}
     | {"openid", "password", "payer", "phone", "receiver", "secret", "sign", "signature", "token"}
 )
+
+
+# PostgreSQL quotes the whole row that it refuses, in the lines below its message.
+_ROW = re.compile(r"^(DETAIL:|CONTEXT:).*$", re.MULTILINE)
 
 
 def configure(settings: LogSettings, service: str) -> None:
@@ -56,9 +61,11 @@ def redact(_logger: object, _method: str, line: MutableMapping[str, Any]) -> Mut
 def _blank(field: str, value: Any) -> Any:
     if field.lower() in _SENSITIVE:
         return "[redacted]"
+    if isinstance(value, str):
+        return _ROW.sub(r"\1 [redacted]", value)
     if isinstance(value, dict):
         return {inner: _blank(str(inner), one) for inner, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_blank("", one) for one in value]
     return value
 

@@ -1,6 +1,7 @@
 """Schema migrations: numbered SQL files inside the package, each in one transaction, never edited once applied."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib import resources
 
@@ -12,6 +13,8 @@ from .errors import Permanent
 log = structlog.get_logger()
 
 _LOCK = 7_233_001  # one runner at a time per database, however many pods start
+
+_NAME = re.compile(r"[0-9]{4}_[a-z0-9_]+\.sql")
 
 _HISTORY = """
 create table if not exists schema_migration (
@@ -35,12 +38,14 @@ class Migration:
 
 
 def migrations(package: str) -> list[Migration]:
-    """The `migrations/NNNN_name.sql` files of `package`, in order. Raises Permanent when the numbers have a gap."""
-    found = [
-        Migration(int(file.name[:4]), file.name, file.read_text(encoding="utf-8"))
-        for file in resources.files(package).joinpath("migrations").iterdir()
-        if file.name.endswith(".sql")
-    ]
+    """The `migrations/NNNN_name.sql` files of `package`, in order.
+
+    Raises Permanent when the numbers have a gap or a file is not named so.
+    """
+    files = [file for file in resources.files(package).joinpath("migrations").iterdir() if file.name.endswith(".sql")]
+    if misnamed := [file.name for file in files if _NAME.fullmatch(file.name) is None]:
+        raise Permanent(f"{misnamed[0]} of {package} is not named NNNN_name.sql")
+    found = [Migration(int(file.name[:4]), file.name, file.read_text(encoding="utf-8")) for file in files]
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise Permanent(f"the migrations of {package} are not numbered 1 to {len(found)}")

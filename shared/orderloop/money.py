@@ -1,12 +1,16 @@
 """Money is an integer number of fen (1/100 yuan); yuan exist only as text at the edges."""
 
-from decimal import Decimal, InvalidOperation
+import re
 from typing import Annotated
 
 from pydantic import Field
 
 # Strict: 1.0 or "1" from a careless producer is an error, not an amount.
 Fen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
+
+
+# Digits with at most two decimals that count: no exponents, blanks, underscores or full-width digits.
+_YUAN = re.compile(r"([+-]?)([0-9]{1,13})(?:\.([0-9]{1,2})0*)?")
 
 
 def yuan(amount_fen: int) -> str:
@@ -18,10 +22,7 @@ def yuan(amount_fen: int) -> str:
 
 def fen(amount_yuan: str) -> int:
     """ "12.34" -> 1234. Raises ValueError for anything that is not a whole number of fen."""
-    try:
-        exact = Decimal(amount_yuan) * 100
-    except InvalidOperation:
-        raise ValueError(f"{amount_yuan!r} is no amount in yuan") from None
-    if not exact.is_finite() or exact != exact.to_integral_value():
-        raise ValueError(f"{amount_yuan!r} is not a whole number of fen")
-    return int(exact)
+    if (shape := _YUAN.fullmatch(amount_yuan)) is None:
+        raise ValueError(f"{amount_yuan!r} is not a whole number of fen, written in yuan")
+    sign, whole, cents = shape.groups()
+    return int(f"{sign}{whole}{(cents or '').ljust(2, '0')}")

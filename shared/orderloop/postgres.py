@@ -12,13 +12,17 @@ from .settings import PostgresSettings
 # What store functions take: a direct connection, or one that a pool lends.
 Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 
-# A frozen owner of row locks is cut off well before Kafka's session (45 s) would give its partitions away twice over,
+# A frozen owner of row locks is cut off well before Kafka's session (30 s) would give its partitions away twice over,
 # and nobody queues behind a lock for longer than a batch may take.
 SESSION = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "30s",
     "timezone": "UTC",
+    # A machine that vanished without a word keeps its locks for 25 s, not for the two hours of the system's default.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
 
 
@@ -37,7 +41,13 @@ async def pool(settings: PostgresSettings, *, application_name: str) -> AsyncGen
 
 
 async def connect(dsn: str, *, application_name: str) -> asyncpg.Connection:
-    """One direct connection, outside any pool, for what belongs to a session (advisory locks, LISTEN)."""
+    """One direct connection, outside any pool, for what belongs to a session (advisory locks, LISTEN).
+
+    It has to be used at least every 20 s: whoever is frozen for longer loses the session, and with it the locks.
+    """
     return await asyncpg.connect(
-        dsn, timeout=5, command_timeout=35, server_settings={**SESSION, "application_name": application_name}
+        dsn,
+        timeout=5,
+        command_timeout=35,
+        server_settings={**SESSION, "idle_session_timeout": "20s", "application_name": application_name},
     )

@@ -1,15 +1,17 @@
 """Errors over HTTP as RFC 9457 problem+json: a stable `type`, a sentence, and what to do about it."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import asyncpg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from .errors import is_transient
+from .errors import Transient, is_transient, reason
 
 log = structlog.get_logger()
 
@@ -27,8 +29,8 @@ class Problem(Exception):
         self.extra = extra
 
 
-def response(problem: Problem) -> JSONResponse:
-    headers = {"Retry-After": "1"} if problem.status in (409, 429, 503) else {}
+def response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    retry = {"Retry-After": "1"} if problem.status in (409, 429, 503) else {}
     return JSONResponse(
         {
             "type": _TYPES + problem.slug,
@@ -38,7 +40,7 @@ def response(problem: Problem) -> JSONResponse:
             **problem.extra,
         },
         status_code=problem.status,
-        headers=headers,
+        headers={**retry, **(headers or {})},
         media_type="application/problem+json",
     )
 
@@ -59,12 +61,18 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:
         slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        return response(Problem(error.status_code, slug, str(error.detail)))
+        return response(Problem(error.status_code, slug, str(error.detail)), error.headers)  # Allow, WWW-Authenticate
 
+    # Named one by one as well: for what only `Exception` catches, Starlette raises again after the answer, and every
+    # request of an outage would log a stack.
+    @app.exception_handler(Transient)
+    @app.exception_handler(OSError)
+    @app.exception_handler(asyncpg.PostgresError)
+    @app.exception_handler(asyncpg.InterfaceError)
     @app.exception_handler(Exception)
     async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
         if is_transient(error):
-            log.warning("request failed for the moment", error=repr(error))
+            log.warning("request failed for the moment", error=reason(error))
             return response(Problem(503, "unavailable", "A part that this needs is away. Try again in a moment."))
         log.error("request failed", exc_info=error)
         return response(Problem(500, "internal-error", "This is our fault. The log has the details by trace id."))

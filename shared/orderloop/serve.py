@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from . import metrics
+from .errors import reason
 from .settings import HttpSettings
 
 log = structlog.get_logger()
@@ -19,6 +21,7 @@ log = structlog.get_logger()
 Task = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 _DRAIN_SECONDS = 10
+_CANCEL_SECONDS = 5  # for a cancelled task to close what it holds
 
 
 class _Server(uvicorn.Server):
@@ -32,13 +35,17 @@ class _Server(uvicorn.Server):
 async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Task]) -> None:
     """Answer HTTP and run the tasks until SIGTERM or SIGINT; then drain for at most 10 s.
 
-    Raises what a task raised, so that the process ends with an error and is started anew.
+    Raises what a task raised, so that the process ends with an error and is started anew; OSError when the port is
+    taken, before any task has started.
     """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
     server = _Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -49,14 +56,15 @@ async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Tas
     )
 
     async def http(stop: asyncio.Event) -> None:
-        serving = asyncio.create_task(server.serve())
+        serving = asyncio.create_task(server.serve([listening]))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         server.should_exit = True
         await serving
 
-    await run({"http": http, **tasks})
+    with listening:
+        await run({"http": http, **tasks})
 
 
 async def run(tasks: Mapping[str, Task]) -> None:
@@ -75,11 +83,14 @@ async def run(tasks: Mapping[str, Task]) -> None:
     for task in late:
         log.warning("task did not drain in time", task=task.get_name())
         task.cancel()
-    outcomes = await asyncio.gather(*running, return_exceptions=True)
-    for task, outcome in zip(running, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            log.critical("task failed", task=task.get_name(), exc_info=outcome)
-            raise outcome
+    done, _ = await asyncio.wait(running, timeout=_CANCEL_SECONDS)
+    failures = [(task, task.exception()) for task in done if not task.cancelled()]
+    for task, failure in failures:
+        if failure is not None:
+            log.critical("task failed", task=task.get_name(), exc_info=failure)
+    for _, failure in failures:
+        if failure is not None:
+            raise failure
     if not asked:
         raise RuntimeError("a task ended although nobody asked it to")
 
@@ -93,7 +104,7 @@ def periodic(name: str, job: Callable[[], Awaitable[object]], *, seconds: float)
                 await job()
             except Exception as error:
                 metrics.TASK_ERRORS.labels(name).inc()
-                log.warning("job failed, will run again", task=name, error=repr(error))
+                log.warning("job failed, will run again", task=name, error=reason(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), seconds)
 

@@ -30,9 +30,12 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """One area of settings. Values given in code win, then the environment, then secret files, then defaults."""
+    """One area of settings. Values given in code win, then the environment, then secret files, then defaults.
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    An empty variable counts as unset: compose files and charts pass `NAME=` for what nobody filled in.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     @classmethod
     def settings_customise_sources(
@@ -48,7 +51,7 @@ class Settings(BaseSettings):
 
 def area(name: str) -> SettingsConfigDict:
     """The configuration of one area: its variables start with `ORDERLOOP_<NAME>_`."""
-    return SettingsConfigDict(env_prefix=f"ORDERLOOP_{name}_", frozen=True, extra="ignore")
+    return SettingsConfigDict(env_prefix=f"ORDERLOOP_{name}_", frozen=True, extra="ignore", env_ignore_empty=True)
 
 
 class PostgresSettings(Settings):

@@ -63,9 +63,17 @@ def tag_order(order_no: str) -> None:
 def span(name: str, *, order_no: str, traceparent: str | None = None, **attributes: str | int) -> Generator[Span]:
     """A step of an order's life; below `traceparent` if it is given, else below whatever runs."""
     with _tracer.start_as_current_span(
-        name, context=_context(traceparent) if traceparent else None, attributes={ORDER_NO: order_no, **attributes}
+        name,
+        context=_context(traceparent) if traceparent else None,
+        attributes={ORDER_NO: order_no, **attributes},
+        record_exception=False,  # an exception's text may quote somebody's address
+        set_status_on_exception=False,
     ) as running:
-        yield running
+        try:
+            yield running
+        except BaseException as error:
+            fail([running], error)
+            raise
 
 
 def start_send(
@@ -147,7 +155,10 @@ def batch(spans: Iterable[Span | None], *, group: str, count: int) -> Generator[
                 "messaging.consumer.group.name": group,
                 "messaging.batch.message_count": count,
             },
-        ):
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as batched:
+            sampled.append(batched)
             yield
     except BaseException as error:
         fail(sampled, error)
@@ -180,7 +191,7 @@ def trace_id_of(traceparent: str | None) -> str | None:
 
 def _sampled(traceparent: str | None) -> bool:
     # W3C Trace Context 1, section 3.2.2: version-traceid-parentid-flags, bit 0 of the flags = sampled.
-    return traceparent is not None and len(traceparent) >= 55 and traceparent[-1] in "13579bdf"
+    return traceparent is not None and len(traceparent) >= 55 and traceparent[54] in "13579bdf"
 
 
 def _context(traceparent: str | None) -> otel_context.Context:
