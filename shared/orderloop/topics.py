@@ -8,6 +8,9 @@ PARCEL_TRACKED = "orderloop.parcel-tracked.v1"
 SETTLEMENT_RESULT = "orderloop.settlement-result.v1"
 SHIPMENT_REQUESTED = "orderloop.shipment-requested.v1"
 SETTLEMENT_REQUESTED = "orderloop.settlement-requested.v1"
+CLOSE_REQUESTED = "orderloop.close-requested.v1"
+CLOSE_RESULT = "orderloop.close-result.v1"
+REFUND_REQUESTED = "orderloop.refund-requested.v1"
 ANOMALY_RAISED = "orderloop.anomaly-raised.v1"
 ORDER_CHANGED = "orderloop.order-changed.v1"
 
@@ -20,6 +23,9 @@ ALL = (
     SETTLEMENT_RESULT,
     SHIPMENT_REQUESTED,
     SETTLEMENT_REQUESTED,
+    CLOSE_REQUESTED,
+    CLOSE_RESULT,
+    REFUND_REQUESTED,
     ANOMALY_RAISED,
     ORDER_CHANGED,
 )

@@ -12,7 +12,7 @@ from .parcel import (
     ShipmentRequested,
     WaybillCreated,
 )
-from .payment import PaymentNotified, RefundNotified
+from .payment import CloseOutcome, CloseRequested, CloseResult, PaymentNotified, RefundNotified, RefundRequested
 from .settlement import SettlementRequested, SettlementResult, SettlementStatus
 
 BY_TOPIC: dict[str, type[Event]] = {
@@ -26,6 +26,9 @@ BY_TOPIC: dict[str, type[Event]] = {
         SettlementResult,
         ShipmentRequested,
         SettlementRequested,
+        CloseRequested,
+        CloseResult,
+        RefundRequested,
         AnomalyRaised,
         OrderChanged,
     )
@@ -35,6 +38,9 @@ __all__ = [
     "BY_TOPIC",
     "AnomalyRaised",
     "Cause",
+    "CloseOutcome",
+    "CloseRequested",
+    "CloseResult",
     "Decision",
     "Event",
     "Item",
@@ -45,6 +51,7 @@ __all__ = [
     "PickupDetected",
     "Receiver",
     "RefundNotified",
+    "RefundRequested",
     "SettlementRequested",
     "SettlementResult",
     "SettlementStatus",

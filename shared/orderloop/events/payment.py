@@ -1,6 +1,7 @@
-"""What the payment channels told us. Published by payment-callback alone."""
+"""What the payment channels told us (by payment-callback alone), and what order-core asks them through it."""
 
-from typing import ClassVar, Literal
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
 
 from orderloop import topics
 from orderloop.money import Fen
@@ -37,3 +38,44 @@ class RefundNotified(Event):
     refund_fen: Fen
     total_fen: Fen
     finished_at: Time | None = None
+
+
+class CloseRequested(Event):
+    """Close the unpaid order at the channel, after asking it whether it is unpaid. Id: `{order_no}:close:{n}`."""
+
+    TOPIC: ClassVar[str] = topics.CLOSE_REQUESTED
+
+    channel: Text | None = None  # None: nobody knows where the customer would have paid, so ask every channel
+    mchid: Text | None = None
+    transaction_ids: tuple[Text, ...] = ()  # known already
+    amount_fen: Fen
+
+
+class CloseOutcome(StrEnum):
+    CLOSED = "closed"  # no channel can take the money any more
+    PAID = "paid"  # a channel says that it was paid: evidence, not the payment itself
+    UNKNOWN = "unknown"  # a channel did not answer; ask again
+
+
+class CloseResult(Event):
+    """What the channels said to a close. Id: that of the request, and `:result`."""
+
+    TOPIC: ClassVar[str] = topics.CLOSE_RESULT
+
+    result: CloseOutcome
+    channel: Text | None = None  # the one that decided
+    evidence: dict[str, Any] = {}  # the channel's answer, without personal data
+
+
+class RefundRequested(Event):
+    """Give money back. The same out_refund_no until the outcome is known. Id: `{out_refund_no}:requested`."""
+
+    TOPIC: ClassVar[str] = topics.REFUND_REQUESTED
+
+    channel: Text
+    mchid: Text
+    transaction_id: Text
+    out_refund_no: Text
+    refund_fen: Fen
+    total_fen: Fen
+    reason: Text
