@@ -59,9 +59,9 @@ class Rule(BaseModel, extra="forbid"):
     rate: float = Field(default=1.0, ge=0, le=1)  # of the calls that fit, drawn from SIM_SEED and the call itself
     times: int | None = 1  # None: for ever
     answer: How = "normal"
-    seconds: float = Field(default=20.0, ge=0)  # of a slow answer
+    seconds: float = Field(default=20.0, ge=0)  # of a slow answer, on the caller's clock: never divided
     outcome: Literal["success", "failed", "stuck"] = "success"  # of an instruction that is taken
-    settle_seconds: float | None = Field(default=None, ge=0)  # until the money arrives
+    settle_seconds: float | None = Field(default=None, ge=0)  # until the money arrives, by SIM_TIME_FACTOR
     failed_receivers: list[str] | None = None  # with outcome failed: only these; the others are paid
     bank_code: str = "E301"
     reason: str = "ACCOUNT_ABNORMAL"
@@ -223,7 +223,8 @@ class Bank:
             case "normal":
                 return JSONResponse(body, status)
             case "slow":
-                await asyncio.sleep(self.sim.delay(rule.seconds))
+                # meant to outlast the caller's time-out, which no time factor shortens
+                await asyncio.sleep(rule.seconds)
                 return JSONResponse(body, status)
             case "lost" | "dropped":
                 return Hangup()
