@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from orderloop import topics
 from orderloop.money import Fen
 
@@ -64,7 +66,7 @@ class CloseResult(Event):
 
     result: CloseOutcome
     channel: Text | None = None  # the one that decided
-    evidence: dict[str, Any] = {}  # the channel's answer, without personal data
+    evidence: dict[str, Any] = Field(default_factory=dict[str, Any])  # the channel's answer, without personal data
 
 
 class RefundRequested(Event):
