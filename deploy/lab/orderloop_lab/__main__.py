@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import sys
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +23,7 @@ HELP = """
 The whole of OrderLoop on this machine, without any account: real PostgreSQL, Kafka and Valkey, simulators of WeChat
 Pay, couriers, the warehouse and the bank, and every service.
 
+\b
     up        start everything (again: only what does not run)
     demo      orders from payment to money in the bank, mishaps included, and a verdict on the books
     verify    check every invariant of the books
@@ -34,11 +37,16 @@ service that runs already instead of starting one.
 cli = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
-Factor = Annotated[float, typer.Option(help="how many seconds of waiting pass in one second")]
+Factor = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help=f"seconds of waiting that pass in one; kept for the next time, {TIME_FACTOR:.0f} at first"
+    ),
+]
 
 
 @cli.command()
-def up(as_json: AsJson = False, time_factor: Factor = TIME_FACTOR) -> None:
+def up(as_json: AsJson = False, time_factor: Factor = None) -> None:
     """Start everything that does not run yet, and say where it listens."""
     with steps() as progress:
         lab = Lab(default_folder(), progress=progress, time_factor=time_factor)
@@ -112,15 +120,17 @@ def _show(processes: list[Status], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([dataclasses.asdict(process) for process in processes], indent=2))
         return
-    table = Table("name", "state", "pid", "url", "MiB", "log")
+    table = Table("name", "state", "pid", "MiB", "url")
     for one in processes:
         colour = {"running": "green", "dead": "red"}.get(one.state, "yellow")
         state = f"[{colour}]{one.state}"
-        table.add_row(one.name, state, str(one.pid or ""), one.url, str(one.memory_mib or ""), one.log)
+        table.add_row(one.name, state, str(one.pid or ""), str(one.memory_mib or ""), one.url)
     Console().print(table)
 
 
 def main() -> None:
+    # Standard output is for answers; migrations and the broker's client report every step they take.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
         cli()
     except LabError as error:

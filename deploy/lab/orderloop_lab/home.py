@@ -69,6 +69,13 @@ class Home:
         file.write_text(json.dumps(ports, indent=1))
         return ports[name]
 
+    def remember(self, name: str, value: float | None, *, default: float) -> float:
+        """`value`, kept for the next time; or, where it is None, what was kept, and `default` at first."""
+        file = self.folder / name
+        if value is not None:
+            file.write_text(str(value), encoding="ascii")
+        return float(file.read_text(encoding="ascii")) if file.exists() else default
+
     def outside(self) -> Path:
         """Where this lab keeps what must not lie in the state folder (see ROOT_FOLDER)."""
         return ROOT_FOLDER / self.id

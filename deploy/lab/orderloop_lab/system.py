@@ -21,9 +21,18 @@ import asyncpg
 from filelock import FileLock
 from rich.progress import Progress
 
-from orderloop_lab import backing, tracing
-from orderloop_lab.backing import Backing
-from orderloop_lab.databases import FINANCE, PACKAGES, admin_url_for, create_database, create_roles, url_for
+from orderloop.errors import OrderLoopError
+from orderloop_lab import tracing
+from orderloop_lab.backing import KAFKA, POSTGRES, REDIS, Backing, provide
+from orderloop_lab.databases import (
+    FINANCE,
+    PACKAGES,
+    admin_url_for,
+    create_database,
+    create_roles,
+    migrate_database,
+    url_for,
+)
 from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Command, Status, Supervisor
@@ -40,19 +49,17 @@ class Lab:
         self,
         folder: Path,
         *,
-        backing: Backing | None = None,
         environment: Mapping[str, str] = os.environ,
         settings: Mapping[str, Env] | None = None,
-        time_factor: float = TIME_FACTOR,
+        time_factor: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`backing`: run on these services instead of own ones. `settings`: per process name, over the usual ones."""
+        """`environment`: may name services to use instead of own ones. `settings`: per process, over the usual ones."""
         self.home = Home(folder)
         self.supervisor = Supervisor(self.home)
-        self._backing = backing
         self._environment = environment
         self._settings = settings or {}
-        self._time_factor = time_factor
+        self._time_factor = self.home.remember("time-factor", time_factor, default=TIME_FACTOR)
         self._progress = progress or steps(quiet=True)
         self._surroundings: Surroundings | None = None
 
@@ -123,46 +130,47 @@ class Lab:
         return self._surroundings
 
     async def _prepare(self) -> Surroundings:
-        services = self._backing or await backing.start(self.home, self.supervisor, self._progress, self._environment)
+        """Databases are migrated while Kafka, the slowest by far, still starts."""
+        prefix = self._prefix()
+        postgres_admin_url, kafka_bootstrap, redis_url, traces = await asyncio.gather(
+            self._databases(prefix),
+            self._topics(prefix),
+            self._provide(REDIS),
+            tracing.start(self.home, self.supervisor),
+        )
         listening = [*SIMULATORS, *(service.name for service in SERVICES if service.listens)]
-        surroundings = Surroundings(
+        return Surroundings(
             home=self.home,
-            backing=services,
-            prefix=self._prefix(),
-            tracing=await tracing.start(self.home, self.supervisor),
+            backing=Backing(postgres_admin_url, kafka_bootstrap, redis_url),
+            prefix=prefix,
+            tracing=traces,
             urls={name: f"http://127.0.0.1:{self._port(name)}" for name in listening},
             time_factor=self._time_factor,
         )
-        with step(self._progress, "Databases and topics"):
-            await create_roles(services.postgres_admin_url)
-            await asyncio.gather(
-                create_topics(services.kafka_bootstrap, surroundings.prefix),
-                *(self._prepare_database(database, surroundings) for database in PACKAGES),
-            )
-        return surroundings
 
     def _prefix(self) -> str:
-        """Nothing on services of our own; others may have a lab on the same ones."""
-        own = self.supervisor.running("postgres") and self.supervisor.running("kafka")
-        return "" if own else f"lab_{self.home.id}_"
+        """Nothing on services of our own; elsewhere there may be another lab beside this one."""
+        guest = {POSTGRES, KAFKA} & self._environment.keys()
+        return f"lab_{self.home.id}_" if guest else ""
+
+    async def _provide(self, service: str) -> str:
+        return await provide(service, self.home, self.supervisor, self._progress, self._environment)
+
+    async def _topics(self, prefix: str) -> str:
+        bootstrap = await self._provide(KAFKA)
+        with step(self._progress, "Topics"):
+            await create_topics(bootstrap, prefix)
+        return bootstrap
+
+    async def _databases(self, prefix: str) -> str:
+        admin_url = await self._provide(POSTGRES)
+        with step(self._progress, "Databases"):
+            await create_roles(admin_url)
+            await asyncio.gather(*(_prepare_database(admin_url, database, prefix) for database in PACKAGES))
+        return admin_url
 
     def _port(self, name: str) -> int:
         return self.home.port(name, in_use=self.supervisor.running(name))
-
-    async def _prepare_database(self, database: str, surroundings: Surroundings) -> None:
-        await create_database(surroundings.backing.postgres_admin_url, database, surroundings.database(database))
-        owner = {"ORDERLOOP_POSTGRES_OWNER_URL": surroundings.database_url(database, "owner")}
-        service = next(service for service in SERVICES if service.database == database)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", service.package, "migrate"),
-            env={**os.environ, **surroundings.of_service(service), **owner},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        if process.returncode != 0:
-            last = said.decode(errors="replace").strip().rpartition("\n")[2]
-            raise LabError(f"The database {database} cannot be migrated: {last}")
 
     async def _start_simulator(self, name: str, surroundings: Surroundings) -> None:
         await self.supervisor.start(
@@ -187,3 +195,12 @@ class Lab:
                 layer=2,
             )
         )
+
+
+async def _prepare_database(admin_url: str, database: str, prefix: str) -> None:
+    """What `python -m <package> migrate` does, without four more processes to start."""
+    await create_database(admin_url, database, prefix + database)
+    try:
+        await migrate_database(admin_url, database, prefix + database)
+    except OrderLoopError as error:
+        raise LabError(f"The database {prefix}{database} cannot be migrated: {error}") from error

@@ -1,12 +1,11 @@
 """The three real services everything stands on: PostgreSQL, Kafka, and Valkey (which speaks Redis).
 
-`start` is the one seam. Each of the three comes from wherever it is to be had, independently of the others:
+`provide` is the one seam. Each of the three comes from wherever it is to be had, independently of the others:
 - the environment: ORDERLOOP_POSTGRES_URL (here the URL of an *administrator*: the lab makes databases and roles),
   ORDERLOOP_KAFKA_BOOTSTRAP, ORDERLOOP_REDIS_URL name a service that runs already; the lab never stops it;
 - embedded: PostgreSQL and Valkey from their wheels, Apache Kafka from locked jars on the Java of a wheel.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,12 +30,6 @@ class Backing:
     postgres_admin_url: str
     kafka_bootstrap: str  # host:port[,host:port]
     redis_url: str
-
-
-async def start(home: Home, supervisor: Supervisor, progress: Progress, environment: Mapping[str, str]) -> Backing:
-    """All three, at the same time."""
-    services = (POSTGRES, KAFKA, REDIS)
-    return Backing(*await asyncio.gather(*(provide(one, home, supervisor, progress, environment) for one in services)))
 
 
 async def provide(
