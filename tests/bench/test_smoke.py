@@ -1,0 +1,38 @@
+"""The benchmarks run, and their checker is no ornament. How fast anything is, no test says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orderloop_lab.progress import steps
+from tests.bench import books, harness, orders, write_path
+from tests.support.databases import Database, Databases
+
+SCALE = write_path.Scale(rounds=1, batches=1, existing=0, seed=1)
+
+
+@pytest.mark.parametrize("workload", [write_path.PAYMENTS, write_path.LIVES], ids=lambda workload: workload.name)
+async def test_every_contender_leaves_whole_books(
+    workload: write_path.Workload, databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_path, "BATCH", 50)
+    async with write_path.benchmark(workload, SCALE, databases=databases, folder=tmp_path) as benchmark:
+        results = await harness.run(benchmark, rounds=1, progress=steps(quiet=True))
+
+    assert [(result.figure, result.faults) for result in results] == [(figure, []) for figure in write_path.FIGURES]
+
+
+async def test_books_with_a_page_torn_out_are_not_whole(database: Callable[[str], Database]) -> None:
+    admin = await asyncpg.connect(database("order_core").admin_url)
+    try:
+        await orders.reserve(admin, 10, seed=1)
+        whole = await books.faults(admin)
+        await admin.execute("delete from order_log where ctid = (select min(ctid) from order_log)")
+        torn = await books.faults(admin)
+    finally:
+        await admin.close()
+
+    assert whole == []
+    assert [fault[:2] for fault in torn] == ["I1", "I3"]

@@ -1,0 +1,255 @@
+"""order-core's write path: from the bytes of Kafka's records to the COMMIT, beside two references.
+
+pgbench: the same SQL without Python (what the database allows). One by one: the same code with batches of one event
+(what batching is worth).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import aiosql
+import asyncpg
+
+from order_core import consumers, store
+from order_core.apply import apply
+from orderloop import inbox, outbox, postgres
+from orderloop.clock import SystemClock
+from orderloop.consume import Consumer, Handler, Received
+from orderloop.health import Health
+from orderloop.settings import KafkaSettings, PostgresSettings
+from orderloop.topics import ORDER_CHANGED
+from orderloop_lab import databases as lab
+from tests.bench import books, orders, pgbench
+from tests.bench.harness import Benchmark, Contender, Figure, Measures
+from tests.bench.orders import Polled, Sent
+from tests.support.databases import Database, Databases
+
+BATCH = 500  # as many as one poll returns under lag
+WARM_UP = 1  # batches of every slice that are not counted: statements are prepared, connections warm
+MOST_SINGLES = 300  # per round: one by one is so slow that fewer events have to do
+
+SPEED, CPU, WAL = "events/s", "CPU µs/event", "WAL bytes/event"
+OURS, PGBENCH, SINGLY, SCATTERED = "order-core", "pgbench", "one by one", "any orders"
+
+FIGURES = (
+    Figure(OURS, SPEED, OURS, PGBENCH, "≥ 0.75"),
+    Figure(OURS, SPEED, OURS, SINGLY, "≥ 10"),
+    Figure(SCATTERED, SPEED, SCATTERED, OURS),
+    Figure(OURS, CPU, OURS, target="≤ 20"),
+    Figure(OURS, WAL, OURS, PGBENCH, "≤ 2,048 bytes"),
+    Figure(SCATTERED, WAL, SCATTERED, OURS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    events: Callable[..., list[Sent]]
+    per_order: int
+
+
+PAYMENTS = Workload("order-core, payments", orders.payments, 1)
+LIVES = Workload("order-core, lives", orders.lives, orders.LIFE)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    rounds: int
+    batches: int  # counted, per contender and round
+    existing: int  # orders beside the newest, which are those that the rounds use up
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every contender gets, round by round. No two rounds share an order."""
+
+    polls: dict[str, list[list[Polled]]]  # by contender
+
+    @property
+    def events(self) -> int:
+        return sum(_count(one) for rounds in self.polls.values() for polls in rounds for one in polls)
+
+
+async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> Plan:
+    """Reserves the orders: the newest ones for all, and some of any age for SCATTERED."""
+    sizes: dict[str, int] = dict.fromkeys((OURS, PGBENCH, SCATTERED), (WARM_UP + scale.batches) * BATCH)
+    sizes[SINGLY] = WARM_UP + min(MOST_SINGLES, scale.batches * BATCH)
+    needed = {name: -(-size // workload.per_order) for name, size in sizes.items()}
+    newest = scale.rounds * (sum(needed.values()) - needed[SCATTERED])
+    older = max(scale.existing, scale.rounds * needed[SCATTERED])
+    order_nos = await orders.reserve(admin, older + newest, seed=scale.seed)
+    rng = random.Random(scale.seed)
+    ahead, scattered = iter(order_nos[older:]), iter(rng.sample(order_nos[:older], scale.rounds * needed[SCATTERED]))
+    polls: dict[str, list[list[Polled]]] = {name: [] for name in (OURS, PGBENCH, SINGLY, SCATTERED)}
+    for _ in range(scale.rounds):
+        for name, rounds in polls.items():
+            source = scattered if name is SCATTERED else ahead
+            events = workload.events([next(source) for _ in range(needed[name])], seed=rng.random())
+            rounds.append(orders.polls(events[: sizes[name]], most=1 if name is SINGLY else BATCH))
+    return Plan(polls)
+
+
+@asynccontextmanager
+async def benchmark(
+    workload: Workload, scale: Scale, *, databases: Databases, folder: Path
+) -> AsyncGenerator[Benchmark]:
+    """A database of its own, with every contender's events at hand."""
+    database = await asyncio.to_thread(databases.clone, "order_core")
+    try:
+        async with _connected(database.admin_url) as admin:
+            planned = await plan(admin, workload, scale)
+        transcript = await rehearse(database, planned.polls[PGBENCH])
+        script = folder / f"{workload.name.replace(', ', '-')}.sql"
+        async with _connected(database.admin_url) as admin, order_core(database.app_url) as consumer:
+            script.write_text(await pgbench.stage(admin, transcript, reader="order_core_app"), encoding="utf-8")
+            contest = _Contest(planned, admin, consumer, script, database.app_url)
+            contenders = [
+                Contender(OURS, contest.ours),
+                Contender(PGBENCH, contest.pgbench),
+                Contender(SINGLY, contest.singly),
+                Contender(SCATTERED, contest.scattered),
+            ]
+            yield Benchmark(workload.name, contenders, FIGURES, contest.faults)
+    finally:
+        await asyncio.to_thread(databases.drop, [database.name])
+
+
+@asynccontextmanager
+async def order_core(url: str) -> AsyncGenerator[Consumer]:
+    """order-core's own consumer on one connection, without a broker: polls are handed to it."""
+    settings = PostgresSettings(url=url, pool_size=1)  # type: ignore[arg-type]
+    async with postgres.pool(settings, application_name="order-core") as pool:
+        yield _consumer(consumers.handler(pool, SystemClock()), pool)
+
+
+def _consumer(handle: Handler, pool: asyncpg.Pool) -> Consumer:
+    return Consumer(
+        KafkaSettings(bootstrap="nowhere:9092"),  # type: ignore[call-arg]
+        group="order-core",
+        topics=consumers.TOPICS,
+        handle=handle,
+        pool=pool,
+        health=Health(),
+    )
+
+
+async def settle(consumer: Consumer, polled: Polled) -> None:
+    """What the consumer's loop does between a poll and the commit of its offsets."""
+    if not await consumer._settle(polled, asyncio.Event()):  # pyright: ignore[reportPrivateUsage]
+        raise RuntimeError("the database failed a batch again and again")
+
+
+async def rehearse(database: Database, rounds: Sequence[Sequence[Polled]]) -> pgbench.Transcript:
+    """What order-core sends for these polls, tried on a copy of the database."""
+    copy = f"{database.name}_rehearsal"
+    server = lab.admin_url_for(database.admin_url, "postgres")
+    await lab.create_database(server, "order_core", copy, template=database.name)
+    transcript = pgbench.Transcript()
+    try:
+        url = lab.admin_url_for(database.admin_url, copy)
+        async with _connected(url) as conn, asyncpg.create_pool(url, min_size=0) as pool:
+
+            async def handle(batch: Sequence[Received]) -> None:
+                events = [consumers.incoming(received) for received in batch]
+                async with conn.transaction():
+                    await apply(conn, events, now=SystemClock().now())
+
+            await _learn_types(conn)
+            consumer = _consumer(handle, pool)
+            for polled in (polled for polls in rounds for polled in polls):
+                await transcript.record(conn, lambda polled=polled: settle(consumer, polled))
+    finally:
+        await lab.drop_databases(server, [copy])
+    return transcript
+
+
+async def _learn_types(conn: asyncpg.Connection) -> None:
+    """Prepare every query once, so that the driver's own questions about types are not in the transcript."""
+    for module in (store, inbox, outbox):
+        queries = aiosql.from_path(Path(module.__file__ or "").with_suffix(".sql"), "asyncpg")
+        for query in queries.available_queries:
+            await conn.prepare(getattr(queries, query).sql)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """The contenders' turns, all in one database."""
+
+    plan: Plan
+    admin: asyncpg.Connection
+    consumer: Consumer
+    script: Path
+    url: str
+
+    async def ours(self, number: int) -> Measures:
+        return await self._settled(self.plan.polls[OURS][number])
+
+    async def singly(self, number: int) -> Measures:
+        return await self._settled(self.plan.polls[SINGLY][number])
+
+    async def scattered(self, number: int) -> Measures:
+        return await self._settled(self.plan.polls[SCATTERED][number])
+
+    async def pgbench(self, number: int) -> Measures:
+        polls = self.plan.polls[PGBENCH][number]
+        before = await self._wal()
+        seconds = await pgbench.run(self.script, url=self.url, first=number * len(polls), batches=len(polls))
+        wal = await self._wal() - before
+        return {
+            SPEED: sum(map(_count, polls[WARM_UP:])) / sum(seconds[WARM_UP:]),
+            WAL: wal / sum(map(_count, polls)),
+        }
+
+    async def _settled(self, polls: Sequence[Polled]) -> Measures:
+        for polled in polls[:WARM_UP]:
+            await settle(self.consumer, polled)
+        events = sum(map(_count, polls[WARM_UP:]))
+        wal = await self._wal()
+        # Of this thread alone: another one draws the progress.
+        cpu, start = time.thread_time(), time.perf_counter()
+        for polled in polls[WARM_UP:]:
+            await settle(self.consumer, polled)
+        cpu, seconds = time.thread_time() - cpu, time.perf_counter() - start
+        wal = await self._wal() - wal
+        return {SPEED: events / seconds, CPU: cpu * 1e6 / events, WAL: wal / events}
+
+    async def _wal(self) -> int:
+        """Bytes of write-ahead log since the server's beginning; nobody else writes to it."""
+        written = await self.admin.fetchval("select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint")
+        return cast(int, written)
+
+    async def faults(self) -> list[str]:
+        """The invariants; and that every event has moved its order, told by one order-changed."""
+        found = await books.faults(self.admin)
+        told = await self.admin.fetchval(
+            """select count(distinct o.event_id) from order_log l
+               join outbox o on (o.topic, o.event_id) = ($1, l.order_no || ':' || l.version)""",
+            ORDER_CHANGED,
+        )
+        staged = await self.admin.fetchval("select count(*) from outbox")
+        if not told == staged == self.plan.events:
+            found.append(f"of {self.plan.events} events {told} have changed an order; {staged} changes are staged")
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            if (value := await self.admin.fetchval("select current_setting($1)", setting)) != "on":
+                found.append(f"{setting} is {value}: a commit promises nothing")
+        return found
+
+
+def _count(polled: Polled) -> int:
+    return sum(map(len, polled.values()))
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncGenerator[asyncpg.Connection]:
+    conn = await asyncpg.connect(url)
+    try:
+        yield conn
+    finally:
+        await conn.close()
