@@ -1,0 +1,62 @@
+"""Every named query fits the migrated schema, and the service's own role may run it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import asyncpg
+import pytest
+
+from tests.rules.source import DATABASES, SERVICES, SHARED, sql
+from tests.support.databases import Database
+
+
+def _files(package: str) -> list[Path]:
+    own = [path for path in sql(SERVICES[package]) if path.parent.name != "migrations"]
+    # payment-callback takes nothing in from Kafka: its deduplication is the memory of what channels sent
+    shared = ["outbox.sql"] if package == "payment_callback" else ["outbox.sql", "inbox.sql"]
+    return [*own, *(SHARED / name for name in shared)]
+
+
+def _queries(path: Path) -> Iterator[tuple[str, str]]:
+    queries: Any = aiosql.from_path(path, "asyncpg")
+    for name in queries.available_queries:
+        if not name.endswith("_cursor"):  # aiosql's second face of the same query
+            yield f"{path.name}: {name}", getattr(queries, name).sql
+
+
+async def _complaints(conn: asyncpg.Connection, queries: Iterator[tuple[str, str]]) -> list[str]:
+    """PREPARE finds what does not exist, EXPLAIN what is not allowed; neither runs anything."""
+    found: list[str] = []
+    for name, text in queries:
+        try:
+            await conn.prepare(text)
+            await conn.execute(f"explain (generic_plan) {text}")
+        except asyncpg.PostgresError as error:
+            found.append(f"{name}: {error}")
+    return found
+
+
+@pytest.mark.parametrize("name", DATABASES)
+async def test_every_named_query_fits_the_schema_and_the_role(name: str, database: Callable[[str], Database]) -> None:
+    conn = await asyncpg.connect(database(name).app_url)
+    try:
+        for path in _files(DATABASES[name]):
+            assert await _complaints(conn, _queries(path)) == []
+    finally:
+        await conn.close()
+
+
+async def test_a_planted_misfit_would_be_found(database: Callable[[str], Database], tmp_path: Path) -> None:
+    planted = tmp_path / "planted.sql"
+    planted.write_text(
+        "-- name: misspelt(order_no)\nselect sttus from orders where order_no = :order_no;\n\n"
+        "-- name: forbidden(order_no)!\ndelete from order_log where order_no = :order_no;\n"
+    )
+    conn = await asyncpg.connect(database("order_core").app_url)
+    try:
+        complaints = await _complaints(conn, _queries(planted))
+    finally:
+        await conn.close()
+    assert [complaint.partition(": ")[2].partition(":")[0] for complaint in complaints] == ["forbidden", "misspelt"]

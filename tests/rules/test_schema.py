@@ -1,0 +1,81 @@
+"""The tables: those that services share are the same everywhere, and the write path is keyed by order."""
+
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+
+from tests.rules.source import DATABASES, SERVICES, SHARED
+from tests.support.databases import Database
+
+# Not keyed by order_no on purpose: they are what finds or fences an order_no across orders, and the relay's queue.
+NOT_BY_ORDER = {"reservation", "payment_claim", "idempotency", "outbox", "schema_migration"}
+
+
+def _first_migration(package: str) -> str:
+    (path,) = (SERVICES[package] / "migrations").glob("0001_*.sql")
+    return path.read_text(encoding="utf-8")
+
+
+def _shared(table: str) -> str:
+    return (SHARED / "sql" / f"{table}.sql").read_text(encoding="utf-8").strip()
+
+
+@pytest.mark.parametrize("package", SERVICES)
+def test_the_outbox_is_the_shared_one_word_for_word(package: str) -> None:
+    assert _shared("outbox") in _first_migration(package)
+
+
+@pytest.mark.parametrize("package", ["logistics_poller", "settlement"])
+def test_the_inbox_is_the_shared_one_word_for_word(package: str) -> None:
+    assert _shared("inbox") in _first_migration(package)
+
+
+def test_order_core_s_inbox_is_the_shared_one_cut_into_months() -> None:
+    assert _shared("inbox").removesuffix(";") + " partition by range (order_no);" in _first_migration("order_core")
+
+
+async def _keys(database: Database) -> dict[str, list[str]]:
+    """The primary key's columns of every table that is no partition."""
+    conn = await asyncpg.connect(database.admin_url)
+    try:
+        rows = await conn.fetch(
+            "select c.relname, array_remove(array_agg(a.attname::text order by a.attnum), null) as columns"
+            " from pg_class c left join pg_index i on i.indrelid = c.oid and i.indisprimary"
+            " left join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey)"
+            " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
+            " group by c.relname"
+        )
+    finally:
+        await conn.close()
+    return {row["relname"]: row["columns"] for row in rows}
+
+
+async def test_every_table_of_the_write_path_is_keyed_by_order(database: Callable[[str], Database]) -> None:
+    keys = await _keys(database("order_core"))
+    assert {table for table, columns in keys.items() if "order_no" not in columns} == NOT_BY_ORDER
+
+
+async def test_a_planted_table_with_another_key_would_be_found(database: Callable[[str], Database]) -> None:
+    planted = database("order_core")
+    owner = await asyncpg.connect(planted.owner_url)
+    try:
+        await owner.execute("create table planted (id bigint primary key, order_no text)")
+    finally:
+        await owner.close()
+    assert (await _keys(planted))["planted"] == ["id"]
+
+
+@pytest.mark.parametrize("name", DATABASES)
+async def test_order_numbers_compare_bytewise_everywhere(name: str, database: Callable[[str], Database]) -> None:
+    """Ranges of them are months, and sorted locks must sort alike in Python and in PostgreSQL."""
+    conn = await asyncpg.connect(database(name).admin_url)
+    try:
+        rows = await conn.fetch(
+            "select c.relname from pg_attribute a join pg_class c on c.oid = a.attrelid"
+            " join pg_collation l on l.oid = a.attcollation"
+            " where a.attname = 'order_no' and c.relkind in ('r', 'p') and l.collname <> 'C'"
+        )
+    finally:
+        await conn.close()
+    assert [row["relname"] for row in rows] == []
