@@ -131,6 +131,7 @@ def _show(processes: list[Status], *, as_json: bool) -> None:
 def main() -> None:
     # Standard output is for answers; migrations and the broker's client report every step they take.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # waiting for a broker is asking in vain for a while
     try:
         cli()
     except LabError as error:

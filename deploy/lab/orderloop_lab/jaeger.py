@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.progress import Progress
@@ -29,6 +29,8 @@ require {MODULE} {MODULE_VERSION}
 replace github.com/Shopify/sarama => github.com/Shopify/sarama v1.33.0
 """
 
+LISTENERS = ("otlp", "otlp-grpc", "query", "query-grpc", "health", "metrics")
+
 MAX_TRACES = 50_000  # in memory only, about 150 MB
 
 
@@ -49,13 +51,13 @@ def build(progress: Progress) -> Path:
     return once(_folder(), lambda target: _build(go, target, progress)) / "jaeger"
 
 
-def config(port: Callable[[str], int]) -> str:
-    """The configuration file (JSON is YAML too); `port(purpose)` says which loopback port to use for what."""
+def config(ports: Mapping[str, int]) -> str:
+    """The configuration file (JSON is YAML too); `ports`: a loopback port for each of LISTENERS."""
 
     def listen(purpose: str) -> dict[str, str]:
-        return {"endpoint": f"127.0.0.1:{port(purpose)}"}
+        return {"endpoint": f"127.0.0.1:{ports[purpose]}"}
 
-    metrics = {"host": "127.0.0.1", "port": port("metrics")}
+    metrics = {"host": "127.0.0.1", "port": ports["metrics"]}
     settings = {
         "service": {
             "extensions": ["jaeger_storage", "jaeger_query", "healthcheckv2"],

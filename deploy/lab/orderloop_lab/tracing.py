@@ -19,24 +19,21 @@ async def start(home: Home, supervisor: Supervisor) -> Tracing:
     if built is None:
         return await _start_receiver(home, supervisor)
     running = supervisor.running(jaeger.NAME)
-
-    def port(purpose: str) -> int:
-        return home.port(f"{jaeger.NAME}-{purpose}", in_use=running)
-
+    ports = {purpose: home.port(f"{jaeger.NAME}-{purpose}", in_use=running) for purpose in jaeger.LISTENERS}
     folder = home.folder / jaeger.NAME
     folder.mkdir(exist_ok=True)
     config = folder / "config.yaml"
-    config.write_text(jaeger.config(port), encoding="ascii")
+    config.write_text(jaeger.config(ports), encoding="ascii")
     await supervisor.start(
         Command(
             name=jaeger.NAME,
             argv=(str(built), "--config", str(config)),
             folder=str(folder),
-            url=f"http://127.0.0.1:{port('health')}/status",
+            url=f"http://127.0.0.1:{ports['health']}/status",
             layer=1,
         )
     )
-    return Tracing(f"http://127.0.0.1:{port('otlp')}", f"http://127.0.0.1:{port('query')}")
+    return Tracing(f"http://127.0.0.1:{ports['otlp']}", f"http://127.0.0.1:{ports['query']}")
 
 
 async def _start_receiver(home: Home, supervisor: Supervisor) -> Tracing:
