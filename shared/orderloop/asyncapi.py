@@ -36,9 +36,9 @@ _HEADERS: dict[str, Any] = {
 }
 
 
-def schema(event: type[Event]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of an event's body."""
-    return event.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+def schema(event: type[Event], *, at: str = "#") -> dict[str, Any]:
+    """The JSON Schema (2020-12) of an event's body; `at` is where in a larger document it will stand."""
+    return event.model_json_schema(by_alias=True, ref_template=at + "/$defs/{model}")
 
 
 def document(service: str) -> dict[str, Any]:
@@ -77,11 +77,13 @@ def _operation(action: str, topic: str) -> dict[str, Any]:
 
 def _message(topic: str) -> dict[str, Any]:
     event = BY_TOPIC[topic]
+    # References in an AsyncAPI document count from its own root.
+    payload = schema(event, at=f"#/components/messages/{event.__name__}/payload/schema")
     return {
         "name": event.__name__,
         "summary": (event.__doc__ or "").split("\n", 1)[0],
         "contentType": "application/json",
         "headers": _HEADERS,
-        "payload": {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": schema(event)},
+        "payload": {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": payload},
         "bindings": {"kafka": {"key": {"type": "string", "description": "order_no"}, "bindingVersion": "0.5.0"}},
     }
