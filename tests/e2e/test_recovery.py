@@ -34,8 +34,8 @@ def moved(shop: Shop) -> int:
 
 
 async def the_books_are_right(lab: Lab) -> None:
-    report = await invariants.check(invariants.world_of(lab))
-    assert report.clean, report.text()
+    report = await invariants.check(invariants.World.of(lab))
+    assert report.clean, report.violations
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from secrets import token_hex
 from typing import Any
 
 import httpx
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -40,11 +41,12 @@ async def main(lab: Lab, *, orders: int, seed: int) -> int:
         if told:
             console.print(_timeline(await _get(f"{lab.urls['order-core']}/v1/orders/{told}/timeline")))
         console.print(_funnel(shop.funnel, final_states(plans)))
-    report = await invariants.check(invariants.world_of(lab))
-    console.print(report.table())
-    console.print(f"traces:     {lab.surroundings.tracing.query_url} (search the tag order_no={told})")
-    console.print("still up:   `make status` shows it, `make verify` checks it again, `make down` stops it")
-    console.print(report.line, style="bold green" if report.clean else "bold red")
+    report = await invariants.check(invariants.World.of(lab))
+    report.show(console)
+    console.print(
+        f"traces:   {lab.surroundings.tracing.query_url} (search by the tag order_no={told})", highlight=False
+    )
+    console.print("still up: `make status`, `make verify`; `make down` stops it", highlight=False)
     return 0 if ended and report.clean else 1
 
 
@@ -103,7 +105,7 @@ def _picture(shop: Shop, orders: int) -> Group:
 
 
 def _funnel(reached: Counter[str], planned: Counter[str]) -> Table:
-    table = Table("final status", "orders", "planned", title="Where the orders ended", title_justify="left")
+    table = Table("final status", "orders", "planned", title="Where the orders ended", title_justify="left", box=SIMPLE)
     for status in sorted({*reached, *planned}):
         colour = "green" if reached[status] == planned[status] else "red"
         table.add_row(status, f"[{colour}]{reached[status]}", str(planned[status]))
@@ -111,14 +113,16 @@ def _funnel(reached: Counter[str], planned: Counter[str]) -> Table:
 
 
 def _timeline(story: dict[str, Any]) -> Table:
-    table = Table("at", "v", "from → to", "event", "by", "trace", title_justify="left")
-    table.title = f"Order {story['order']['order_no']} ({yuan(story['order']['amount_fen'])} CNY)"
+    order = story["order"]
+    table = Table(title=f"Order {order['order_no']}, {yuan(order['amount_fen'])} {order['currency']}", box=SIMPLE)
+    table.title_justify = "left"
+    for column in ("", "at", "status", "event", "from", "trace"):
+        table.add_column(column, no_wrap=True)
     for change in story["changes"]:
         at = datetime.fromisoformat(change["recorded_at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        move = change["to"] if change["from"] == change["to"] else f"{change['from'] or '·'} → {change['to']}"
-        table.add_row(
-            at, str(change["version"]), move, change["event"], change["actor"], (change["trace_id"] or "")[:16]
-        )
+        status = change["to"] if change["from"] != change["to"] else ""
+        actor = change["actor"].removeprefix("/")
+        table.add_row(str(change["version"]), at, status, change["event"], actor, (change["trace_id"] or "")[:8])
     return table
 
 
