@@ -7,8 +7,19 @@ from .events import BY_TOPIC, Event
 
 # Who publishes what; who reads what stands in topics.GROUPS.
 PUBLISHES: dict[str, tuple[str, ...]] = {
-    "payment-callback": (topics.PAYMENT_NOTIFIED, topics.REFUND_NOTIFIED),
-    "order-core": (topics.ORDER_CHANGED, topics.SHIPMENT_REQUESTED, topics.SETTLEMENT_REQUESTED),
+    "payment-callback": (
+        topics.PAYMENT_NOTIFIED,
+        topics.REFUND_NOTIFIED,
+        topics.CLOSE_RESULT,
+        topics.ANOMALY_RAISED,
+    ),
+    "order-core": (
+        topics.ORDER_CHANGED,
+        topics.SHIPMENT_REQUESTED,
+        topics.SETTLEMENT_REQUESTED,
+        topics.CLOSE_REQUESTED,
+        topics.REFUND_REQUESTED,
+    ),
     "logistics-poller": (
         topics.WAYBILL_CREATED,
         topics.PICKUP_DETECTED,

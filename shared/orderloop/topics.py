@@ -45,8 +45,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         PICKUP_DETECTED,
         PARCEL_TRACKED,
         SETTLEMENT_RESULT,
+        CLOSE_RESULT,
         ANOMALY_RAISED,
     ),
+    # order-changed first: an order is known to wait for its payment before it is asked to be closed
+    "payment-callback": (ORDER_CHANGED, CLOSE_REQUESTED, REFUND_REQUESTED),
     "logistics-poller": (SHIPMENT_REQUESTED, WAYBILL_CREATED),
     "settlement": (SETTLEMENT_REQUESTED,),
 }

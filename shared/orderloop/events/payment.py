@@ -60,7 +60,8 @@ class CloseOutcome(StrEnum):
 
 
 class CloseResult(Event):
-    """What the channels said to a close. Id: that of the request, and `:result`."""
+    """What the channels said to a close. Id: that of the request, and `:result`; for the one that says unknown, while
+    they are being asked again, `:unknown`."""
 
     TOPIC: ClassVar[str] = topics.CLOSE_RESULT
 
