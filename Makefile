@@ -48,7 +48,7 @@ test: .venv/made ## the whole suite, against real PostgreSQL, Kafka and Valkey
 	@$(RUN) pytest $(TESTS)
 
 bench: .venv/made ## the measurements behind the claims about speed
-	@$(RUN) pytest --no-header -s tests/bench
+	@$(RUN) tests.bench
 
 check: lint types imports dependencies docs-check test ## all that CI checks, in the same way
 
