@@ -5,7 +5,8 @@ import dataclasses
 import json
 import logging
 import sys
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import structlog
 import typer
@@ -106,7 +107,7 @@ def demo(
     sys.exit(_on_running_lab(lambda lab: main(lab, orders=orders, seed=seed)))
 
 
-def _on_running_lab(main: Any) -> int:
+def _on_running_lab(main: Callable[[Lab], Awaitable[int]]) -> int:
     async def run() -> int:
         with steps() as progress:
             lab = Lab(default_folder(), progress=progress)

@@ -114,15 +114,15 @@ def _funnel(reached: Counter[str], planned: Counter[str]) -> Table:
 
 def _timeline(story: dict[str, Any]) -> Table:
     order = story["order"]
-    table = Table(title=f"Order {order['order_no']}, {yuan(order['amount_fen'])} {order['currency']}", box=SIMPLE)
+    table = Table(title=f"Order {order['order_no']}, {yuan(order['amount_fen'])} {order['currency']}", box=None)
     table.title_justify = "left"
-    for column in ("", "at", "status", "event", "from", "trace"):
+    for column in ("at", "status", "event", "from", "trace"):
         table.add_column(column, no_wrap=True)
     for change in story["changes"]:
         at = datetime.fromisoformat(change["recorded_at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
         status = change["to"] if change["from"] != change["to"] else ""
         actor = change["actor"].removeprefix("/")
-        table.add_row(str(change["version"]), at, status, change["event"], actor, (change["trace_id"] or "")[:8])
+        table.add_row(at, status, change["event"], actor, (change["trace_id"] or "")[:8])
     return table
 
 
