@@ -1,5 +1,6 @@
 """What the topics say: each is read once, from its beginning."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -9,6 +10,8 @@ from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError
+from aiokafka.structs import OffsetAndMetadata
 
 from orderloop.envelope import Envelope
 from orderloop.errors import MalformedEvent
@@ -74,17 +77,33 @@ async def look(broker: Broker) -> Look:
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:
-        offsets = await admin.list_consumer_group_offsets(broker.prefix + GROUP)
+        offsets = await _committed(admin, broker.prefix + GROUP)
         wanted = {broker.prefix + topic for topic in (*INBOUND, *_DEAD_LETTERS, *_OTHERS)}
         there = sorted(wanted & set(await admin.list_topics()))  # asking for an absent one would create it
         described = await admin.describe_topics(there) if there else []
     finally:
         await admin.close()
     partitions = [TopicPartition(one["topic"], part["partition"]) for one in described for part in one["partitions"]]
+    if not partitions:
+        return Look({}, {}, {})
     async with _reader(broker) as consumer:
+        consumer.assign(partitions)  # learns of all topics at once; otherwise each is asked about by itself
+        consumer.pause(*partitions)
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
     return Look(begins, ends, {partition: said.offset for partition, said in offsets.items()})
+
+
+async def _committed(admin: AIOKafkaAdminClient, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+    deadline = time.monotonic() + _STALLED_SECONDS
+    while True:
+        try:
+            return await admin.list_consumer_group_offsets(group)
+        except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError) as error:
+            # a broker that has just started, or has never had a group before
+            if time.monotonic() > deadline:
+                raise LabError(f"Kafka cannot say how far {group} is: {error}") from error
+            await asyncio.sleep(0.2)
 
 
 async def read(broker: Broker, first: Look, last: Look, dead: set[str]) -> Testimony | None:

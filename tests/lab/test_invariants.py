@@ -1,0 +1,492 @@
+"""The invariant checker: silent about a proper world, and each planted fault is found by exactly its invariant."""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+
+import asyncpg
+import pytest
+from rich.console import Console
+
+from orderloop.topics import ORDER_CHANGED, PAYMENT_NOTIFIED
+from orderloop_lab import databases as lab_databases
+from orderloop_lab.errors import LabError
+from orderloop_lab.invariants import Broker, Report, World, check
+from orderloop_lab.invariants.books import replay
+from orderloop_lab.simulators.wechat_keys import open_keys, prepare
+from orderloop_lab.topics import delete_topics
+from tests.support.bank import signed
+from tests.support.clean_world import NONSENSE, CleanWorld, Rewrite, Sent
+from tests.support.databases import Databases
+from tests.support.orders import paid
+from tests.support.payment_callback import CALLBACK, Process
+from tests.support.sessions import run
+from tests.support.simulator import SimulatorProcess
+
+DATABASES = ("order_core", "settlement", "payment_callback")
+ALL = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I11", "I13", "I14"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outside-world")
+
+
+@pytest.fixture(scope="module")
+def clean(databases: Databases, kafka_bootstrap: str, folder: Path) -> Iterator[CleanWorld]:
+    """Shared by all tests of this module: who plants a fault plants it in a copy, or takes it away again."""
+    prefix = f"w{secrets.token_hex(4)}."
+    cloned = {name: databases.clone(name) for name in DATABASES}
+    prepare(folder / "wechat")
+    kafka = {"ORDERLOOP_KAFKA_BOOTSTRAP": kafka_bootstrap, "ORDERLOOP_KAFKA_TOPIC_PREFIX": prefix}
+    service = Process(cloned["payment_callback"], open_keys(folder / "wechat"), **kafka)
+    notify = {"SIM_NOTIFY_URL": service.url + CALLBACK, "SIM_TIME_FACTOR": "200"}
+    simulators = {
+        name: SimulatorProcess(name, folder / name, **environ)
+        for name, environ in (("wechat", notify), ("wms", {}), ("bank", {}))
+    }
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        list(threads.map(stack.enter_context, simulators.values()))  # each takes a second to start
+        world = CleanWorld(cloned, kafka_bootstrap, prefix, simulators)
+        run(world.build(service))
+        yield world
+    run(delete_topics(kafka_bootstrap, prefix))
+    databases.drop([database.name for database in cloned.values()])
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Worlds that differ from the clean one in what a test has planted."""
+
+    clean: CleanWorld
+    admin_url: str
+    names: list[str]
+
+    async def with_sql(self, database: str, script: str, **values: str) -> World:
+        """`{completed}` and the like stand for the numbers of the clean world's orders."""
+        source, name = self.clean.databases[database].name, f"{self.clean.prefix[:-1]}_{secrets.token_hex(4)}"
+        await lab_databases.create_database(self.admin_url, database, name, template=source)
+        self.names.append(name)
+        url = lab_databases.admin_url_for(self.admin_url, name)
+        conn = await asyncpg.connect(url)
+        await conn.execute(script.format(**self.clean.orders, **values))
+        await conn.close()
+        world = self.clean.world
+        return replace(world, databases={**world.databases, database: url})
+
+    async def with_records(self, rewrite: Rewrite, *, committed: bool = True) -> World:
+        prefix = f"{self.clean.prefix}{secrets.token_hex(4)}."  # goes with the clean world's own topics
+        await self.clean.copied_topics(prefix, rewrite, committed=committed)
+        return replace(self.clean.world, kafka=Broker(self.clean.bootstrap, prefix))
+
+
+@pytest.fixture
+def copies(clean: CleanWorld, postgres_admin_url: str) -> Iterator[Copies]:
+    copies = Copies(clean, postgres_admin_url, [])
+    yield copies
+    run(lab_databases.drop_databases(postgres_admin_url, copies.names))
+
+
+def found(report: Report) -> set[str]:
+    assert report.checked == ALL
+    return set(report.counts)
+
+
+async def test_a_proper_world_is_clean(clean: CleanWorld) -> None:
+    report = await check(clean.world)
+
+    assert report.violations == []
+    assert report.checked == ALL
+    assert report.summary == "invariants: 11 checked, 0 violations"
+
+
+def test_a_world_that_moves_is_clean_whenever_it_is_looked_at(clean: CleanWorld) -> None:
+    assert len(clean.watched) >= 3
+    assert [report.violations for report in clean.watched if not report.clean] == []
+
+
+async def test_a_bare_order_core_database_is_held_against_its_own_invariants(clean: CleanWorld) -> None:
+    report = await check(World({"order_core": clean.databases["order_core"].app_url}))
+
+    assert report.checked == ["I1", "I2", "I3", "I4", "I14"]
+    assert report.clean
+
+
+async def test_the_services_own_rights_suffice_to_check(clean: CleanWorld) -> None:
+    urls = {name: database.app_url for name, database in clean.databases.items()}
+
+    assert found(await check(replace(clean.world, databases=urls))) == set()
+
+
+# What is planted: by its invariant and story, the database and the script that plants it.
+PLANTED: dict[str, tuple[str, str]] = {
+    "I1 an event is applied and not logged": (
+        "order_core",
+        "insert into inbox (order_no, event_id) values ('{completed}', 'ship-again')",
+    ),
+    "I1 a log row is missing": (
+        "order_core",
+        """delete from order_log where order_no = '{paid}' and version = 3;
+           update orders set status = 'paid', version = 2 where order_no = '{paid}';
+           delete from outbox where order_no = '{paid}'""",
+    ),
+    "I1 an applied event is forgotten by the inbox": (
+        "order_core",
+        "delete from inbox where order_no = '{paid}' and event_id = '{paid}_S1:accepted'",
+    ),
+    "I2 a version is missing": (
+        "order_core",
+        """update order_log set version = 4 where order_no = '{paid}' and version = 3;
+           update orders set version = 4 where order_no = '{paid}';
+           update outbox
+           set body = convert_to(replace(convert_from(body, 'UTF8'), '"version":3', '"version":4'), 'UTF8')
+           where order_no = '{paid}'""",
+    ),
+    "I2 a step that the table does not know": (
+        "order_core",
+        "update order_log set event = 'revived' where order_no = '{paid}' and version = 3",
+    ),
+    "I2 a step that begins elsewhere": (
+        "order_core",
+        """update order_log set "from" = 'pending', event = 'payment_succeeded', "to" = 'paid'
+           where order_no = '{paid}' and version = 3;
+           update orders set status = 'paid' where order_no = '{paid}';
+           update outbox set body = convert_to(replace(replace(convert_from(body, 'UTF8'),
+               '"to":"shipping"', '"to":"paid"'), '"from":"paid"', '"from":"pending"'), 'UTF8')
+           where order_no = '{paid}'""",
+    ),
+    "I3 a status was changed by hand": (
+        "order_core",
+        "update orders set status = 'paid' where order_no = '{paid}'",
+    ),
+    "I3 a version was changed by hand": (
+        "order_core",
+        "update orders set version = 9 where order_no = '{completed}'",
+    ),
+    "I4 a completed order's settlement is still open": (
+        "settlement",
+        "update settlement set status = 'processing', success_at = null where order_no = '{completed}'",
+    ),
+    "I4 completed by something that was no success": (
+        "order_core",
+        """update order_log set detail = replace(detail::text, 'SUCCESS', 'PROCESSING')::json
+           where order_no = '{completed}' and "to" = 'completed'""",
+    ),
+    "I4 shipped for another amount": (
+        "order_core",
+        "update payment set amount_fen = amount_fen + 1 where order_no = '{outside}'",
+    ),
+    "I4 shipped for another currency": (
+        "order_core",
+        "update payment set currency = 'JPY' where order_no = '{outside}'",
+    ),
+    "I4 shipped without a payment": (
+        "order_core",
+        """update payment set applied = false where order_no = '{outside}';
+           delete from payment_claim where order_no = '{outside}'""",
+    ),
+    "I5 a staged change vanishes": (
+        "order_core",
+        "delete from outbox where order_no = '{fresh}'",
+    ),
+    "I5 a staged ship request vanishes": (
+        "order_core",
+        "delete from outbox where order_no = '{paid}' and topic = 'orderloop.shipment-requested.v1'",
+    ),
+    "I5 a staged change says something else": (
+        "order_core",
+        """update outbox set body = convert_to(replace(convert_from(body, 'UTF8'), '"shipping"', '"shipped"'), 'UTF8')
+           where order_no = '{paid}'""",
+    ),
+    "I5 a change is staged that never happened": (
+        "order_core",
+        """insert into outbox (order_no, topic, event_id, occurred_at, body)
+           select order_no, topic, order_no || ':7', occurred_at,
+                  convert_to(replace(convert_from(body, 'UTF8'), '"version":1', '"version":7'), 'UTF8')
+           from outbox where order_no = '{fresh}'""",
+    ),
+    "I5 a stored callback is never told": (
+        "payment_callback",
+        """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
+           values ('wechat:42:paid', '{fresh}', 'orderloop.payment-notified.v1', now(), '{{}}')""",
+    ),
+    "I6 an acknowledged callback is not stored": (
+        "payment_callback",
+        "delete from callback_memory where order_no = '{completed}'",
+    ),
+    "I6 an acknowledged callback without an event is not in the log": (
+        "payment_callback",
+        "delete from callback_log where shape = 'echo'",
+    ),
+    "I6 a forged callback became an event": (
+        "payment_callback",
+        """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
+           values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{}}');
+           insert into outbox (event_id, order_no, topic, occurred_at, body)
+           values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{}}')""",
+    ),
+    "I6 a forged callback became a payment": (
+        "order_core",
+        """insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+           values ('{pending}', 'wechat', '42', '1', 9900, 'CNY', now(), false)""",
+    ),
+    "I7 an event that waited is gone": (
+        "order_core",
+        """delete from waiting where order_no = '{early}';
+           delete from inbox where order_no = '{early}' and outcome = 'waiting'""",
+    ),
+    "I7 an event that was parked is gone": (
+        "order_core",
+        "delete from inbox where order_no = '{underpaid}' and outcome = 'parked'",
+    ),
+    "I7 an event is both applied and waiting": (
+        "order_core",
+        """insert into waiting (order_no, event_id, type, actor, occurred_at, body)
+           select order_no, event_id, type, actor, occurred_at, '' from order_log
+           where order_no = '{outside}' and "to" = 'shipped'""",
+    ),
+    "I7 a parked event does not stand at the desk": (
+        "order_core",
+        "delete from anomaly where order_no = '{underpaid}'",
+    ),
+    "I7 an event is parked that nobody sent": (
+        "order_core",
+        """insert into inbox (order_no, event_id, outcome) values ('{outside}', '/wms-of-a-friend#2', 'parked');
+           insert into anomaly (order_no, event_id, kind, money_fen, evidence)
+           values ('{outside}', '/wms-of-a-friend#2', 'illegal_transition', 0, '{{}}')""",
+    ),
+    "I11 a payout differs from the bank's": (
+        "settlement",
+        """update payout set amount_fen = amount_fen + 1 where order_no = '{completed}' and receiver = 'platform';
+           update payout set amount_fen = amount_fen - 1 where order_no = '{completed}' and receiver = 'merchant'""",
+    ),
+    "I11 a payout failed that the bank has made": (
+        "settlement",
+        """update payout set status = 'failed', arrived_at = null
+           where order_no = '{completed}' and receiver = 'platform';
+           update settlement set amount_fen = 9841 where order_no = '{completed}'""",
+    ),
+    "I11 completed by more than was paid out": (
+        "order_core",
+        """update order_log set detail = jsonb_set(detail::jsonb, '{{amount_fen}}', '9901')::json
+           where order_no = '{completed}' and "to" = 'completed'""",
+    ),
+    "I14 a transaction is applied twice": (
+        "order_core",
+        """insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+           select '{early}', channel, transaction_id, mchid, amount_fen, currency, paid_at, true
+           from payment where order_no = '{completed}'""",
+    ),
+    "I14 an applied transaction is not claimed": (
+        "order_core",
+        "delete from payment_claim where order_no = '{completed}'",
+    ),
+    "I14 more is refunded than was applied": (
+        "payment_callback",
+        """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
+           select 'wechat:5030:refunded', order_no, 'orderloop.refund-notified.v1', now(),
+                  convert_to((convert_from(body, 'UTF8')::jsonb
+                              || '{{"refund_status": "SUCCESS", "refund_fen": 9901}}'::jsonb)::text, 'UTF8')
+           from callback_memory where order_no = '{outside}';
+           insert into outbox (event_id, order_no, topic, occurred_at, body)
+           select event_id, order_no, topic, occurred_at, body from callback_memory
+           where event_id = 'wechat:5030:refunded'""",
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+async def test_what_is_planted_in_a_database_is_found_by_exactly_its_invariant(planted: str, copies: Copies) -> None:
+    report = await check(await copies.with_sql(*PLANTED[planted]))
+
+    assert found(report) == {planted.split(maxsplit=1)[0]}, report.violations
+
+
+def first_of(records: list[Sent], order_no: str) -> int:
+    return next(at for at, one in enumerate(records) if one.topic == ORDER_CHANGED and one.key == order_no.encode())
+
+
+async def test_a_redelivered_change_is_no_violation(copies: Copies) -> None:
+    def twice(records: list[Sent]) -> list[Sent]:
+        return [*records, *(one for one in records if one.key != NONSENSE)]
+
+    assert found(await check(await copies.with_records(twice))) == set()
+
+
+async def test_a_change_published_under_a_second_id_is_found_by_i5(copies: Copies) -> None:
+    def doubled(records: list[Sent]) -> list[Sent]:
+        one = records[first_of(records, copies.clean.orders["completed"])]
+        headers = [(name, b"another" if name == "ce_id" else value) for name, value in one.headers]
+        return [*records, replace(one, headers=headers)]
+
+    assert found(await check(await copies.with_records(doubled))) == {"I5"}
+
+
+async def test_a_change_that_says_something_else_the_second_time_is_found_by_i5(copies: Copies) -> None:
+    def changed(records: list[Sent]) -> list[Sent]:
+        one = records[first_of(records, copies.clean.orders["completed"])]
+        return [*records, replace(one, value=one.value.replace(b'"pending"', b'"closed"'))]
+
+    assert found(await check(await copies.with_records(changed))) == {"I5"}
+
+
+async def test_a_change_that_was_never_published_is_found_by_i5(copies: Copies) -> None:
+    def without(records: list[Sent]) -> list[Sent]:
+        at = first_of(records, copies.clean.orders["completed"])
+        return records[:at] + records[at + 1 :]
+
+    report = await check(await copies.with_records(without))
+
+    assert found(report) == {"I5"}
+    assert copies.clean.orders["completed"] in report.violations[0].sentence
+
+
+async def test_changes_published_out_of_order_are_found_by_i9(copies: Copies) -> None:
+    def swapped(records: list[Sent]) -> list[Sent]:
+        at = first_of(records, copies.clean.orders["completed"])
+        return [*records[:at], *records[at + 1 :], records[at]]
+
+    assert found(await check(await copies.with_records(swapped))) == {"I9"}
+
+
+async def test_a_change_that_overtook_a_staged_one_is_found_by_i9(copies: Copies) -> None:
+    taken: list[Sent] = []
+
+    def without(records: list[Sent]) -> list[Sent]:
+        at = first_of(records, copies.clean.orders["completed"])
+        taken.append(records[at])
+        return records[:at] + records[at + 1 :]
+
+    topics = await copies.with_records(without)
+    staged = await copies.with_sql(
+        "order_core",
+        """insert into outbox (order_no, topic, event_id, occurred_at, body)
+           values ('{completed}', 'orderloop.order-changed.v1', '{completed}:1', now(), '\\x{body}')""",
+        body=taken[0].value.hex(),
+    )
+
+    assert found(await check(replace(staged, kafka=topics.kafka))) == {"I9"}
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [(NONSENSE, b"{"), (None, paid("261122093015ABCDEFGH1234").body.encode())],  # type: ignore[union-attr]
+)
+async def test_a_record_that_was_skipped_because_it_cannot_be_decoded_is_found_by_i7(
+    copies: Copies, key: bytes | None, body: bytes
+) -> None:
+    def poisoned(records: list[Sent]) -> list[Sent]:
+        return [*records, Sent(PAYMENT_NOTIFIED, 0, key, body, ())]
+
+    assert found(await check(await copies.with_records(poisoned))) == {"I7"}
+
+
+async def test_an_event_that_was_taken_in_and_dropped_is_found_by_i7_and_one_not_yet_taken_in_is_none(
+    copies: Copies,
+) -> None:
+    def more(records: list[Sent]) -> list[Sent]:
+        one = next(one for one in records if one.topic == PAYMENT_NOTIFIED)
+        return [*records, replace(one, headers=[(n, b"new" if n == "ce_id" else v) for n, v in one.headers])]
+
+    assert found(await check(await copies.with_records(more))) == {"I7"}
+    assert found(await check(await copies.with_records(more, committed=False))) == set()
+
+
+async def test_an_event_that_is_applied_and_dead_lettered_is_found_by_i7(copies: Copies) -> None:
+    letters: list[str] = []
+
+    def find(records: list[Sent]) -> list[Sent]:
+        key = copies.clean.orders["completed"].encode()
+        for partition in (0, 1):
+            inbound = [one for one in records if (one.topic, one.partition) == (PAYMENT_NOTIFIED, partition)]
+            letters.extend(f"{PAYMENT_NOTIFIED}-{partition}-{at}" for at, one in enumerate(inbound) if one.key == key)
+        return records
+
+    topics = await copies.with_records(find)
+    assert topics.kafka is not None
+    assert len(letters) == 1
+    dead = await copies.with_sql(
+        "order_core",
+        """insert into outbox (order_no, topic, event_id, occurred_at, body, record)
+           values ('x', 'orderloop.payment-notified.v1.order-core.dlq', '{origin}', now(), '', '[]')""",
+        origin=topics.kafka.prefix + letters[0],
+    )
+
+    assert found(await check(replace(dead, kafka=topics.kafka))) == {"I7"}
+
+
+async def test_a_second_payout_at_the_bank_is_found_by_i11(clean: CleanWorld, folder: Path) -> None:
+    order_no, payout = clean.orders["completed"], {"receiver": "merchant", "account": "6222-merchant", "amount_fen": 1}
+    again = {"instruction_id": f"{order_no}_P2", "order_no": order_no, "currency": "CNY", "total_fen": 1}
+    body = json.dumps(again | {"payouts": [payout]}).encode()
+    headers = signed("POST", "/v1/instructions", body) | {"Idempotency-Key": f"{order_no}_P2"}
+    clean.simulators["bank"].http.post("/v1/instructions", content=body, headers=headers).raise_for_status()
+
+    report = await check(clean.world)
+    with closing(sqlite3.connect(folder / "bank" / "bank.sqlite3")) as ledger, ledger:
+        ledger.execute("delete from document where kind = 'instruction' and key = ?", (f"{order_no}_P2",))
+
+    assert found(report) == {"I11"}
+    assert f"order {order_no}: the bank paid merchant 2 times, 9842 fen in all" in {
+        violation.sentence for violation in report.violations
+    }
+
+
+# An active shipment that should not be there: whose, under whose id, and who finds it.
+@pytest.mark.parametrize(
+    ("of", "under", "finder"),
+    [("completed", "fresh", "I13"), ("paid", "completed", "I13"), ("pending", "pending", "I4")],
+)
+async def test_a_shipment_that_should_not_be_is_found(clean: CleanWorld, of: str, under: str, finder: str) -> None:
+    wms = clean.simulators["wms"]
+    wms.tell("/sim/plant", order_no=clean.orders[of], shipment_id=f"{clean.orders[under]}_S1")
+
+    report = await check(clean.world)
+    planted = sum("planted" in shipment for shipment in wms.read("/sim/ledger/shipments"))
+    wms.tell(f"/outbound/planted:{planted}/cancel")
+
+    assert found(report) == {finder}
+
+
+async def test_what_is_wrong_many_times_is_counted_and_the_first_are_named(copies: Copies) -> None:
+    world = await copies.with_sql(
+        "order_core",
+        "insert into inbox (order_no, event_id) select '{completed}', 'ship-' || n from generate_series(1, 50) n",
+    )
+
+    report = await check(world)
+    printed = StringIO()
+    report.show(Console(file=printed, width=200))
+
+    assert len(report.violations) == 20
+    assert report.counts["I1"] == 50
+    assert "I1: and 30 more" in printed.getvalue()
+    assert printed.getvalue().endswith("invariants: 11 checked, 50 violations\n")
+    assert json.dumps(report.as_json())
+
+
+async def test_a_simulator_that_is_away_is_named(clean: CleanWorld) -> None:
+    world = replace(clean.world, simulators={"bank": "http://127.0.0.1:1"})
+    with pytest.raises(LabError, match="simulator bank"):
+        await check(world)
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        (["reserved"], "pending"),
+        (["reserved", "payment_succeeded", "waybill_created", "parcel_tracked"], "shipped"),
+        (["reserved", "payment_succeeded", "shipment_accepted", "refund_requested", "refund_failed"], "shipping"),
+        (["payment_succeeded"], None),
+        (["reserved", "receipt_confirmed"], None),
+        (["reserved", "abducted"], None),
+    ],
+)
+def test_replaying_a_log_follows_the_table(events: list[str], status: str | None) -> None:
+    assert replay(events) == status
