@@ -1,7 +1,9 @@
 """The shared library on a database that has nothing but its two tables and a place to see effects in."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -9,6 +11,10 @@ import pytest
 from orderloop import postgres
 from orderloop.ids import new_order_no
 from orderloop.settings import KafkaSettings, PostgresSettings
+from orderloop_lab.backing import kafka
+from orderloop_lab.home import Home
+from orderloop_lab.processes import Supervisor
+from orderloop_lab.progress import steps
 from tests.support.databases import Database, Databases
 from tests.support.kafka import AT, settings_for
 from tests.support.sessions import run
@@ -21,6 +27,7 @@ create table applied (
     order_no text not null,
     event_id text not null
 );
+create table story (order_no text primary key, version int not null);
 grant select, insert, update, delete on all tables in schema public to settlement_app;
 grant usage on all sequences in schema public to settlement_app;
 """
@@ -81,6 +88,28 @@ def topics_made(
         return broker
 
     return make
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBroker:
+    """A broker that a test may kill."""
+
+    settings: KafkaSettings
+    supervisor: Supervisor
+
+    async def kill(self) -> None:
+        await self.supervisor.kill(kafka.NAME)
+
+    async def restart(self) -> None:
+        await self.supervisor.restart(kafka.NAME)
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[OwnBroker]:
+    supervisor = Supervisor(home := Home(tmp_path))
+    bootstrap = run(kafka.start(home, supervisor, steps(quiet=True)))
+    yield OwnBroker(settings_for(bootstrap, "t."), supervisor)
+    run(supervisor.stop_all())
 
 
 @pytest.fixture
