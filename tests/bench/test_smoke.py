@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from orderloop_lab.progress import steps
-from tests.bench import books, harness, orders, write_path
+from tests.bench import harness, orders, write_path
 from tests.support.databases import Database, Databases
 
 SCALE = write_path.Scale(rounds=1, batches=1, existing=0, seed=1)
@@ -24,15 +24,16 @@ async def test_every_contender_leaves_whole_books(
     assert [(result.figure, result.faults) for result in results] == [(figure, []) for figure in write_path.FIGURES]
 
 
-async def test_books_with_a_page_torn_out_are_not_whole(database: Callable[[str], Database]) -> None:
-    admin = await asyncpg.connect(database("order_core").admin_url)
+async def test_books_with_a_page_torn_out_make_a_figure_void(database: Callable[[str], Database]) -> None:
+    url = database("order_core").admin_url
+    admin = await asyncpg.connect(url)
     try:
         await orders.reserve(admin, 10, seed=1)
-        whole = await books.faults(admin)
+        whole = await write_path.violations(url)
         await admin.execute("delete from order_log where ctid = (select min(ctid) from order_log)")
-        torn = await books.faults(admin)
+        torn = await write_path.violations(url)
     finally:
         await admin.close()
 
     assert whole == []
-    assert [fault[:2] for fault in torn] == ["I1", "I3"]
+    assert {fault[:2] for fault in torn} >= {"I1", "I3"}

@@ -25,7 +25,8 @@ from orderloop.health import Health
 from orderloop.settings import KafkaSettings, PostgresSettings
 from orderloop.topics import ORDER_CHANGED
 from orderloop_lab import databases as lab
-from tests.bench import books, orders, pgbench
+from orderloop_lab.invariants import World, check
+from tests.bench import orders, pgbench
 from tests.bench.harness import Benchmark, Contender, Figure, Measures
 from tests.bench.orders import Polled, Sent
 from tests.support.databases import Database, Databases
@@ -109,7 +110,7 @@ async def benchmark(
         script = folder / f"{workload.name.replace(', ', '-')}.sql"
         async with _connected(database.admin_url) as admin, order_core(database.app_url) as consumer:
             script.write_text(await pgbench.stage(admin, transcript, reader="order_core_app"), encoding="utf-8")
-            contest = _Contest(planned, admin, consumer, script, database.app_url)
+            contest = _Contest(planned, admin, database.admin_url, consumer, script, database.app_url)
             contenders = [
                 Contender(OURS, contest.ours),
                 Contender(PGBENCH, contest.pgbench),
@@ -184,6 +185,7 @@ class _Contest:
 
     plan: Plan
     admin: asyncpg.Connection
+    admin_url: str
     consumer: Consumer
     script: Path
     url: str
@@ -227,7 +229,7 @@ class _Contest:
 
     async def faults(self) -> list[str]:
         """The invariants; and that every event has moved its order, told by one order-changed."""
-        found = await books.faults(self.admin)
+        found = await violations(self.admin_url)
         told = await self.admin.fetchval(
             """select count(distinct o.event_id) from order_log l
                join outbox o on (o.topic, o.event_id) = ($1, l.order_no || ':' || l.version)""",
@@ -240,6 +242,12 @@ class _Contest:
             if (value := await self.admin.fetchval("select current_setting($1)", setting)) != "on":
                 found.append(f"{setting} is {value}: a commit promises nothing")
         return found
+
+
+async def violations(url: str) -> list[str]:
+    """What the house's own checker finds wrong in this database alone."""
+    report = await check(World({"order_core": url}))
+    return [f"{violation.invariant}: {violation.sentence}" for violation in report.violations]
 
 
 def _count(polled: Polled) -> int:
