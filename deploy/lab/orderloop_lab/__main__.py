@@ -11,6 +11,7 @@ from typing import Annotated
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orderloop_lab import jaeger as jaeger_build
@@ -136,7 +137,7 @@ def main() -> None:
     try:
         cli()
     except LabError as error:
-        Console(stderr=True).print(f"[red]orderloop-lab:[/] {error}", soft_wrap=True)
+        Console(stderr=True).print(f"[red]orderloop-lab:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 

@@ -115,11 +115,12 @@ def _funnel(reached: Counter[str], planned: Counter[str]) -> Table:
 def _timeline(story: dict[str, Any]) -> Table:
     order = story["order"]
     table = Table(title=f"Order {order['order_no']}, {yuan(order['amount_fen'])} {order['currency']}", box=None)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False  # five columns in eighty characters
     table.title_justify = "left"
     for column in ("at", "status", "event", "from", "trace"):
         table.add_column(column, no_wrap=True)
     for change in story["changes"]:
-        at = datetime.fromisoformat(change["recorded_at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        at = datetime.fromisoformat(change["recorded_at"]).astimezone().strftime("%H:%M:%S")
         status = change["to"] if change["from"] != change["to"] else ""
         actor = change["actor"].removeprefix("/")
         table.add_row(at, status, change["event"], actor, (change["trace_id"] or "")[:8])
