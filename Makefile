@@ -13,6 +13,8 @@ SEED ?= 1
 RUN := .venv/bin/python -m
 LAB := $(RUN) orderloop_lab
 PACKAGES := shared $(sort $(wildcard services/*)) deploy/lab
+# what of them others depend on: installed from here, never from an index
+OURS := orderloop-shared orderloop-order-core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -64,7 +66,8 @@ imports: .venv/made
 
 dependencies: .venv/made
 	@for package in $(PACKAGES); do \
-		.venv/bin/deptry $$package --config $$package/pyproject.toml --package-module-name-map orderloop-shared=orderloop || exit 1; done
+		.venv/bin/deptry $$package --config $$package/pyproject.toml \
+			--package-module-name-map orderloop-shared=orderloop,orderloop-order-core=order_core || exit 1; done
 
 docs-check: .venv/made
 	@.venv/bin/python docs/generate.py --check
@@ -78,7 +81,7 @@ format: .venv/made ## format, and mend what ruff can mend
 
 lock: .venv/made ## pin every dependency anew in requirements.lock
 	@$(RUN) pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	@.venv/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-package orderloop-shared \
+	@.venv/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade $(OURS:%=--no-emit-package %) \
 		--no-annotate --no-header --group dev --output-file requirements.lock $(PACKAGES:%=%/pyproject.toml)
 
 audit: .venv/made ## known vulnerabilities of what is locked (asks the package index)

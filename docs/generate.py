@@ -214,11 +214,12 @@ def _event_row(topic: str) -> str:
 
 def _producers(topic: str) -> list[str]:
     inside = [service for service, sent in asyncapi.PUBLISHES.items() if topic in sent]
-    return [*inside, "any warehouse"] if topic == topics.WAYBILL_CREATED else inside
+    return [*inside, "any warehouse"] if topic == topics.WAYBILL_CREATED else inside or ["nobody yet"]
 
 
 def _readers(topic: str) -> list[str]:
-    return [group for group, read in topics.GROUPS.items() if topic in read] or ["the world"]
+    inside = [group for group, read in topics.GROUPS.items() if topic in read]
+    return [*inside, "the world"] if topic == topics.ORDER_CHANGED else inside
 
 
 def _event(topic: str) -> Iterator[str]:
