@@ -11,7 +11,7 @@ from orderloop_lab.scenario import plan
 from orderloop_lab.shop import Shop
 from orderloop_lab.system import Lab
 
-ORDERS = 60
+ORDERS = 40
 SILENCE_SECONDS = 90
 
 
