@@ -142,27 +142,26 @@ def batch(spans: Iterable[Span | None], *, group: str, count: int) -> Generator[
         with quiet():
             yield
         return
-    try:
-        with _tracer.start_as_current_span(
-            "process",
-            context=otel_context.Context(),
-            kind=SpanKind.CONSUMER,
-            links=[Link(one.get_span_context()) for one in sampled[:_MOST_LINKS]],
-            attributes={
-                "messaging.system": "kafka",
-                "messaging.operation.name": "process",
-                "messaging.operation.type": "process",
-                "messaging.consumer.group.name": group,
-                "messaging.batch.message_count": count,
-            },
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as batched:
-            sampled.append(batched)
+    with _tracer.start_as_current_span(
+        "process",
+        context=otel_context.Context(),
+        kind=SpanKind.CONSUMER,
+        links=[Link(one.get_span_context()) for one in sampled[:_MOST_LINKS]],
+        attributes={
+            "messaging.system": "kafka",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.consumer.group.name": group,
+            "messaging.batch.message_count": count,
+        },
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as batched:
+        try:
             yield
-    except BaseException as error:
-        fail(sampled, error)
-        raise
+        except BaseException as error:
+            fail([*sampled, batched], error)
+            raise
 
 
 def fail(spans: Iterable[Span], error: BaseException) -> None:
