@@ -75,8 +75,10 @@ class Copies:
         self.names.append(name)
         url = lab_databases.admin_url_for(self.admin_url, name)
         conn = await asyncpg.connect(url)
-        await conn.execute(script.format(**self.clean.orders, **values))
-        await conn.close()
+        try:
+            await conn.execute(script.format(**self.clean.orders, **values))
+        finally:
+            await conn.close()
         world = self.clean.world
         return replace(world, databases={**world.databases, database: url})
 
@@ -107,7 +109,7 @@ async def test_a_proper_world_is_clean(clean: CleanWorld) -> None:
 
 
 def test_a_world_that_moves_is_clean_whenever_it_is_looked_at(clean: CleanWorld) -> None:
-    assert len(clean.watched) >= 3
+    assert clean.watched
     assert [report.violations for report in clean.watched if not report.clean] == []
 
 
@@ -255,11 +257,11 @@ PLANTED: dict[str, tuple[str, str]] = {
         "order_core",
         "delete from anomaly where order_no = '{underpaid}'",
     ),
-    "I7 an event is parked that nobody sent": (
+    "I7 an event waits that nobody sent": (
         "order_core",
-        """insert into inbox (order_no, event_id, outcome) values ('{outside}', '/wms-of-a-friend#2', 'parked');
-           insert into anomaly (order_no, event_id, kind, money_fen, evidence)
-           values ('{outside}', '/wms-of-a-friend#2', 'illegal_transition', 0, '{{}}')""",
+        """insert into inbox (order_no, event_id, outcome) values ('{outside}', '/wms-of-a-friend#2', 'waiting');
+           insert into waiting (order_no, event_id, type, actor, occurred_at, body)
+           values ('{outside}', '/wms-of-a-friend#2', 'x', '/wms-of-a-friend', now(), '')""",
     ),
     "I11 a payout differs from the bank's": (
         "settlement",

@@ -10,7 +10,7 @@ from .topics import INBOUND, change_of, said
 
 
 @invariant(
-    "I5", "every change is published or staged, once; nothing else that was staged is lost", "order_core", "kafka"
+    "I5", "every change is published or staged, once; no request, callback or success is lost", "order_core", "kafka"
 )
 async def changes_are_told_once(evidence: Evidence) -> AsyncIterator[str]:
     for sentence in evidence.topics.odd:
