@@ -32,6 +32,11 @@ def sql(*folders: Path) -> list[Path]:
     return _files("*.sql", folders)
 
 
+def migrations(package: str) -> str:
+    """All of a package's migrations, in order."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sql(SERVICES[package] / "migrations"))
+
+
 def _files(pattern: str, folders: tuple[Path, ...]) -> list[Path]:
     found = [path for folder in folders for path in sorted(folder.rglob(pattern))]
     assert found, f"no {pattern} below {folders}: the rule would hold of nothing"

@@ -8,14 +8,14 @@ import aiosql
 import asyncpg
 import pytest
 
-from tests.rules.source import DATABASES, SERVICES, SHARED, sql
+from tests.rules.source import DATABASES, SERVICES, SHARED, migrations, sql
 from tests.support.databases import Database
 
 
 def _files(package: str) -> list[Path]:
     own = [path for path in sql(SERVICES[package]) if path.parent.name != "migrations"]
-    # payment-callback takes nothing in from Kafka: its deduplication is the memory of what channels sent
-    shared = ["outbox.sql"] if package == "payment_callback" else ["outbox.sql", "inbox.sql"]
+    has_inbox = "create table inbox" in migrations(package)
+    shared = ["outbox.sql", "inbox.sql"] if has_inbox else ["outbox.sql"]
     return [*own, *(SHARED / name for name in shared)]
 
 
