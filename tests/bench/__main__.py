@@ -54,7 +54,7 @@ def main(  # noqa: PLR0917 # the command line
         sessions.remove(home)
     console = Console()
     if not console.is_terminal:
-        console.width = 130  # a log has no width of its own; a narrower table would cut its figures
+        console.width = 150  # a log has no width of its own; a narrower table would cut its figures
     console.print(f"{rounds} rounds of {batches} x {write_path.BATCH} events, {existing:,} older orders, seed {seed}")
     harness.show(results, console=console)
     harness.save(results, out)
