@@ -1,6 +1,8 @@
 """The life of a process: start, run until told to stop or until something essential dies, drain, go."""
 
 import asyncio
+import dataclasses
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
@@ -12,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from . import metrics
+from .connection import Patience, protocol
 from .errors import reason
 from .settings import HttpSettings
 
@@ -32,8 +35,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Task]) -> None:
+async def serve(
+    app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Task], patience: Patience | None = None
+) -> None:
     """Answer HTTP and run the tasks until SIGTERM or SIGINT; then drain for at most 10 s.
+
+    The socket's own address is the client's: who trusts a proxy's X-Forwarded-For decides so by itself.
 
     Raises what a task raised, so that the process ends with an error and is started anew; OSError when the port is
     taken, before any task has started.
@@ -47,6 +54,8 @@ async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Tas
         uvicorn.Config(
             app,
             lifespan="off",
+            http=protocol(_affordable(patience or Patience())),
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -65,6 +74,14 @@ async def serve(app: ASGIApp, settings: HttpSettings, *, tasks: Mapping[str, Tas
 
     with listening:
         await run({"http": http, **tasks})
+
+
+def _affordable(patience: Patience) -> Patience:
+    """As many connections as there are file descriptors, less those that the database, Kafka and logs need."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return patience
+    return dataclasses.replace(patience, connections=min(patience.connections, max(allowed - 200, allowed // 2)))
 
 
 async def run(tasks: Mapping[str, Task]) -> None:

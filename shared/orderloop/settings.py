@@ -83,6 +83,12 @@ class HttpSettings(Settings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, description="port to listen on")
+    trusted_proxies: str = Field(
+        "", description="networks of our own proxies, split by commas: only their X-Forwarded-For is believed"
+    )
+    operator_token: SecretStr | None = Field(
+        None, description="bearer token for what only operators may see; unset: nobody sees it"
+    )
 
 
 class TracingSettings(Settings):

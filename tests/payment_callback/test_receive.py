@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from orderloop import postgres
 from orderloop.clock import SystemClock
-from orderloop.settings import PostgresSettings
+from orderloop.settings import HttpSettings, PostgresSettings
 from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback.app import build
 from payment_callback.channels.wechat import WeChat
@@ -24,6 +24,7 @@ from tests.support.databases import Database
 from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, transaction
 
 CALLBACK = "/v1/order/callback/wechat"
+OPERATOR = {"Authorization": "Bearer operator"}
 
 
 @pytest.fixture
@@ -58,9 +59,10 @@ async def service(db: Database, channel: WeChat) -> AsyncIterator[Service]:
             channels=[channel],
             settings=CallbackSettings(refused_rows_per_hour=20, refused_bytes_per_hour=100_000),
             clock=SystemClock(),
+            http_settings=HttpSettings(operator_token=SecretStr("operator")),
         )
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://callback") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://callback", headers=OPERATOR) as client:
             yield Service(client)
 
 
@@ -130,7 +132,9 @@ async def test_two_processes_that_get_the_same_notice_at_once_stage_one_event(
     settings = PostgresSettings(url=SecretStr(db.app_url))
     notices = [send(keys, transaction(transaction_id=f"T{number}")) for number in range(40)]
     async with postgres.pool(settings, application_name="other") as pool:
-        app = build(pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock())
+        app = build(
+            pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock(), http_settings=HttpSettings()
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://other") as client:
             other = Service(client)
             answers = await asyncio.gather(
@@ -224,7 +228,9 @@ async def test_a_database_that_stands_still_costs_the_answer_but_not_the_deadlin
 async def test_a_database_that_is_away_is_a_503(channel: WeChat, keys: Keys) -> None:
     settings = PostgresSettings(url=SecretStr("postgresql://nobody@127.0.0.1:1/none"))
     async with postgres.pool(settings, application_name="test") as pool:
-        app = build(pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock())
+        app = build(
+            pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock(), http_settings=HttpSettings()
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://callback") as client:
             accepted, forged = await asyncio.gather(
                 Service(client).post(send(keys, transaction())),

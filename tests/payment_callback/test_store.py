@@ -30,7 +30,10 @@ async def owner(db: Database) -> AsyncIterator[asyncpg.Connection]:
     await conn.close()
 
 
-@pytest.mark.parametrize("name", ["remember", "log", "search", "ensure_days"])
+@pytest.mark.parametrize(
+    "name",
+    ["remember", "log", "search", "ensure_days", "remembered", "one", "drop_day", "forget", "hold", "release", "holds"],
+)
 async def test_every_query_fits_the_schema(app: asyncpg.Connection, name: str) -> None:
     await app.prepare(getattr(store.queries, name).sql)
 
@@ -81,7 +84,7 @@ async def test_a_search_by_order_reads_indexes_and_not_the_whole_log(
     for order_no, transaction_id in (("order77", None), (None, "t77")):
         plan = await app.fetch(
             "explain " + store.queries.search.sql,
-            *(order_no, transaction_id, None, now - timedelta(days=7), now + timedelta(days=1), None, None, 50),
+            *(order_no, transaction_id, None, None, now - timedelta(days=7), now + timedelta(days=1), None, None, 50),
         )
         text = "\n".join(row[0] for row in plan)
         assert f"Seq Scan on callback_log_{now:%Y%m%d}" not in text, text

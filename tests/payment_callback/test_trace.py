@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from orderloop import postgres
 from orderloop.clock import SystemClock
-from orderloop.settings import PostgresSettings
+from orderloop.settings import HttpSettings, PostgresSettings
 from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback.app import build
 from payment_callback.channels.wechat import WeChat
@@ -23,6 +23,8 @@ from tests.support.databases import Database
 from tests.support.payment_callback import CALLBACK
 from tests.support.wechat import ORDER_NO, combined, send, transaction
 
+HTTP = HttpSettings(operator_token=SecretStr("operator"))
+OPERATOR = {"Authorization": "Bearer operator"}
 ORDER_NOS = ("261122093016ABCDEFGH1235", "261122093016ABCDEFGH1236")
 
 
@@ -41,8 +43,10 @@ def exporter() -> InMemorySpanExporter:
 @pytest_asyncio.fixture
 async def service(db: Database, channel: WeChat) -> AsyncIterator[httpx.AsyncClient]:
     async with postgres.pool(PostgresSettings(url=SecretStr(db.app_url)), application_name="test") as pool:
-        app = build(pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock())
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://callback") as client:
+        app = build(pool, channels=[channel], settings=CallbackSettings(), clock=SystemClock(), http_settings=HTTP)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://callback", headers=OPERATOR
+        ) as client:
             yield client
 
 

@@ -23,8 +23,8 @@ class Rights:
 
 RIGHTS = {
     "payment_callback": Rights(
-        tables=frozenset({"callback_log", "callback_memory", "outbox", "outbox_parked"}),
-        deletes=frozenset({"outbox"}),
+        tables=frozenset({"callback_log", "callback_memory", "callback_hold", "outbox", "outbox_parked"}),
+        deletes=frozenset({"callback_hold", "outbox"}),
     ),
     "order_core": Rights(
         tables=frozenset(

@@ -25,11 +25,14 @@ class Process:
     def __init__(self, db: Database, keys: Keys, **environ: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)
+        self.http = httpx.AsyncClient(
+            base_url=self.url, timeout=10, trust_env=False, headers={"Authorization": "Bearer operator"}
+        )
         self._environ = {
             "ORDERLOOP_POSTGRES_URL": db.app_url,
             "ORDERLOOP_KAFKA_BOOTSTRAP": NOBODY_LISTENS,
             "ORDERLOOP_HTTP_PORT": str(self.port),
+            "ORDERLOOP_HTTP_OPERATOR_TOKEN": "operator",
             "ORDERLOOP_LOG_LEVEL": "WARNING",
             **keys.settings(),
             **environ,

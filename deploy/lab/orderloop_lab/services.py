@@ -7,7 +7,7 @@ from pathlib import Path
 from orderloop_lab.backing import Backing
 from orderloop_lab.databases import url_for
 from orderloop_lab.home import Home
-from orderloop_lab.simulators.wechat_keys import prepare
+from orderloop_lab.simulators import alipay_keys, wechat_keys
 from orderloop_lab.tracing import Tracing
 
 Env = dict[str, str]
@@ -33,7 +33,7 @@ SERVICES = (
     Service("logistics-poller", "logistics_poller", "logistics"),
     Service("settlement", "settlement", "settlement"),
 )
-SIMULATORS = ("wechat", "kuaidi100", "zto", "wms", "bank")
+SIMULATORS = ("wechat", "alipay", "kuaidi100", "zto", "wms", "bank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Surroundings:
             common["ORDERLOOP_HTTP_PORT"] = self.urls[service.name].rpartition(":")[2]
         match service.package:
             case "payment_callback":
-                return common | self._wechat_merchant()
+                operator = {"ORDERLOOP_HTTP_OPERATOR_TOKEN": self.home.secret("operator")}
+                return common | operator | self._payment_channels()
             case "order_core":
                 return common | {
                     "ORDERLOOP_REDIS_URL": self.backing.redis_url,
@@ -89,6 +90,8 @@ class Surroundings:
         match name:
             case "wechat":
                 return common | {"SIM_NOTIFY_URL": f"{self.urls['payment-callback']}/v1/order/callback/wechat"}
+            case "alipay":
+                return common | {"SIM_NOTIFY_URL": f"{self.urls['payment-callback']}/v1/order/callback/alipay"}
             case "kuaidi100":
                 return common | {
                     "SIM_KUAIDI100_CUSTOMER": self.home.secret("kuaidi100-customer", 16),
@@ -109,10 +112,19 @@ class Surroundings:
     def simulator_state(self, name: str) -> Path:
         return self.home.folder / "outside-world" / name
 
-    def _wechat_merchant(self) -> Env:
-        state = self.simulator_state("wechat")
-        state.mkdir(parents=True, exist_ok=True)
-        return prepare(state) | {"ORDERLOOP_WECHAT_API_BASE_URL": self.urls["wechat"]}
+    def _payment_channels(self) -> Env:
+        accounts: Env = {
+            "ORDERLOOP_WECHAT_API_BASE_URL": self.urls["wechat"],
+            "ORDERLOOP_ALIPAY_GATEWAY_URL": f"{self.urls['alipay']}/gateway.do",
+            "ORDERLOOP_EVIDENCE_TIME_FACTOR": str(self.time_factor),
+            # A minute in reality. It is about how long a callback travels, which no factor makes shorter.
+            "ORDERLOOP_EVIDENCE_GRACE_SECONDS": "5",
+        }
+        for name, prepare in (("wechat", wechat_keys.prepare), ("alipay", alipay_keys.prepare)):
+            state = self.simulator_state(name)
+            state.mkdir(parents=True, exist_ok=True)
+            accounts |= prepare(state)
+        return accounts
 
     def _bank(self) -> Env:
         return {

@@ -1,16 +1,18 @@
 """The composition root: reads the settings, names the concrete classes, and runs them."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 
-from orderloop import command, health, http, postgres, serve
+from orderloop import auth, command, health, http, postgres, serve
 from orderloop.clock import Clock, SystemClock
+from orderloop.connection import Patience
 from orderloop.errors import Permanent
 from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
 
-from . import store
+from . import address, retention, store
 from .budget import Budget
 from .channels import Channel, wechat
 from .http import Gate, router
@@ -28,15 +30,31 @@ _DESCRIPTION = (
 _LOG_DAYS_AHEAD = 7  # looked after hourly and at every start; until there is a day for it, a notice is answered 503
 
 
-def build(pool: asyncpg.Pool, *, channels: Iterable[Channel], settings: CallbackSettings, clock: Clock) -> Gate:
+# A channel sends a notice in one go, from machines next door to ours; who takes longer is no channel.
+_PATIENCE = Patience(headers=10, body=10)
+
+
+def build(
+    pool: asyncpg.Pool,
+    *,
+    channels: Iterable[Channel],
+    settings: CallbackSettings,
+    clock: Clock,
+    http_settings: HttpSettings,
+) -> Gate:
     """The HTTP application. A further channel is one more module and one more element of `channels`."""
     state = health.Health()
     state.require("postgres", health.postgres(pool))
     app = http.create_app(SERVICE, title="OrderLoop payment-callback", description=_DESCRIPTION, health=state)
     writer = Writer(pool)
-    budget = Budget(rows=settings.refused_rows_per_hour, bytes=settings.refused_bytes_per_hour)
-    app.include_router(router(pool))
-    return Gate(app, [Reception(channel, writer=writer, clock=clock, budget=budget) for channel in channels])
+    budget = Budget(
+        rows=settings.refused_rows_per_hour,
+        bytes=settings.refused_bytes_per_hour,
+        rows_per_address=settings.refused_rows_per_address,
+    )
+    app.include_router(router(pool, auth.operator(http_settings.operator_token)))
+    receptions = [Reception(channel, writer=writer, clock=clock, budget=budget) for channel in channels]
+    return Gate(app, receptions, proxies=_proxies(http_settings.trusted_proxies))
 
 
 async def run() -> None:
@@ -49,11 +67,23 @@ async def run() -> None:
             async with pool.acquire() as conn:
                 await store.ensure_days(conn, _LOG_DAYS_AHEAD)
 
-        tasks = {"log days": serve.periodic("log days", ensure_days, seconds=3600)}
+        settings = CallbackSettings()  # pyright: ignore[reportCallIssue]
+        keep = retention.Retention(timedelta(hours=settings.log_hours), timedelta(days=settings.memory_days))
+        tasks = {
+            "log days": serve.periodic("log days", ensure_days, seconds=3600),
+            "retention": serve.periodic("retention", lambda: keep.enforce(pool), seconds=600),
+        }
         if outbox.relay == "embedded":
             tasks["relay"] = command.relay(SERVICE).run
-        app = build(pool, channels=channels, settings=CallbackSettings(), clock=SystemClock())  # pyright: ignore[reportCallIssue]
-        await serve.serve(app, HttpSettings(), tasks=tasks)  # pyright: ignore[reportCallIssue]
+        http_settings = HttpSettings()  # pyright: ignore[reportCallIssue]
+        app = build(pool, channels=channels, settings=settings, clock=SystemClock(), http_settings=http_settings)
+        await serve.serve(app, http_settings, tasks=tasks, patience=_PATIENCE)
+
+
+async def republish(*, since: datetime, until: datetime) -> int:
+    """See retention.republish."""
+    async with postgres.pool(PostgresSettings(), application_name=SERVICE) as pool:  # pyright: ignore[reportCallIssue]
+        return await retention.republish(pool, since=since, until=until)
 
 
 def wechat_channel(settings: WechatSettings) -> wechat.WeChat:
@@ -71,6 +101,13 @@ def wechat_channel(settings: WechatSettings) -> wechat.WeChat:
         apiv3_key=settings.apiv3_key.get_secret_value().encode(),
         keys=keys,
     )
+
+
+def _proxies(text: str) -> tuple[address.Network, ...]:
+    try:
+        return address.networks(text)
+    except ValueError as error:
+        raise Permanent(f"ORDERLOOP_HTTP_TRUSTED_PROXIES: {error}") from None
 
 
 def _pems(folder: Path) -> list[bytes]:

@@ -2,30 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import asyncpg
 import orjson
 import structlog
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
+from fastapi import Path as PathParameter
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from orderloop import auth
 from orderloop.failpoints import failpoint
 from orderloop.problem import Problem
 
-from . import metrics, store
+from . import address, metrics, store
 from .attempt import Verdict
 from .channels import Answer
 from .receive import LARGEST_BODY, Reception
 
 log = structlog.get_logger()
 _tracer = trace.get_tracer("orderloop.payment_callback")
+
+_LARGEST_ID = 2**63 - 1
 
 # The channel waits 5 s and then counts the callback as failed; what we say later than this it may not hear.
 _DEADLINE_SECONDS = 3.0
@@ -38,11 +42,10 @@ class Gate:
     goes round them.
     """
 
-    def __init__(self, app: ASGIApp, receptions: Iterable[Reception]) -> None:
+    def __init__(self, app: ASGIApp, receptions: Iterable[Reception], *, proxies: Sequence[address.Network]) -> None:
         self._app = app
-        self._endpoints = {
-            endpoint.path: endpoint for endpoint in (CallbackEndpoint(reception) for reception in receptions)
-        }
+        endpoints = (CallbackEndpoint(reception, proxies=proxies) for reception in receptions)
+        self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope.get("path", "")) if scope["type"] == "http" else None
@@ -52,7 +55,8 @@ class Gate:
 class CallbackEndpoint:
     """A channel's notify URL as a bare ASGI application: nothing is parsed for comfort."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, *, proxies: Sequence[address.Network]) -> None:
+        self._proxies = proxies
         self.path = f"/v1/order/callback/{reception.channel.name}"
         self._reception = reception
         self._seconds = metrics.SECONDS.labels(reception.channel.name)
@@ -91,13 +95,20 @@ class CallbackEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        client = scope.get("client")
         return await self._reception.receive(
             method=scope["method"],
             headers=headers,
-            source_address=client[0] if client else None,
+            source_address=self._source(scope),
             body=await _body(headers, receive),
         )
+
+    def _source(self, scope: Scope) -> str | None:
+        client = scope.get("client")
+        peer = client[0] if client else None
+        if not self._proxies:
+            return peer
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        return address.of_client(peer, ",".join(forwarded), self._proxies)
 
 
 async def _body(headers: Mapping[str, str], receive: Receive) -> bytes | None:
@@ -153,16 +164,37 @@ class Callbacks(BaseModel):
     next: str | None  # pass it as `after` for the following page
 
 
-def router(pool: asyncpg.Pool) -> APIRouter:
-    routes = APIRouter(prefix="/v1", tags=["callbacks"])
+# As a channel knows it: not necessarily one of ours. PostgreSQL's text holds every character but NUL.
+OrderNo = Annotated[str, PathParameter(pattern=r"^[0-9A-Za-z_\-|*]{1,64}$")]
+
+
+# What PostgreSQL can hold.
+Text = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))]
+
+
+class HoldRequest(BaseModel):
+    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]  # e.g. the anomaly's id
+
+
+class Hold(BaseModel):
+    order_no: str
+    reason: str
+    placed_at: datetime
+
+
+def router(pool: asyncpg.Pool, operator: auth.Guard) -> APIRouter:
+    """What operators may see and do; `operator` lets nobody else through."""
+    routes = APIRouter(prefix="/v1", tags=["callbacks"], dependencies=[Depends(operator)], responses=auth.RESPONSES)
 
     @routes.get("/callbacks", summary="Search the callback log, newest first")
     async def search(  # noqa: PLR0917  # pyright: ignore[reportUnusedFunction]  # the query string's fields
-        order_no: str | None = None,
-        transaction_id: str | None = None,
+        order_no: Text | None = None,
+        transaction_id: Text | None = None,
+        channel: Text | None = None,
         result: Annotated[Verdict | None, Query(description="what we made of it")] = None,
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         after: Annotated[str | None, Query(description="`next` of the page before")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Callbacks:
@@ -172,6 +204,7 @@ def router(pool: asyncpg.Pool) -> APIRouter:
                 conn,
                 order_no=order_no,
                 transaction_id=transaction_id,
+                channel=channel,
                 verdict=result,
                 since=since or now - timedelta(days=7),  # older ones are gone anyway
                 until=until or now + timedelta(minutes=1),
@@ -183,6 +216,21 @@ def router(pool: asyncpg.Pool) -> APIRouter:
         following = f"{shown[-1]['received_at'].isoformat()}~{shown[-1]['id']}" if more else None
         return Callbacks(callbacks=[_callback(row) for row in shown], next=following)
 
+    @routes.get("/callbacks/holds", summary="Orders whose callbacks outlive the log's days")
+    async def holds() -> list[Hold]:  # pyright: ignore[reportUnusedFunction]
+        async with pool.acquire() as conn:
+            return [Hold.model_validate(dict(row)) for row in await store.holds(conn)]
+
+    @routes.put("/callbacks/holds/{order_no}", status_code=204, summary="Keep an order's callbacks until released")
+    async def hold(order_no: OrderNo, why: HoldRequest) -> None:  # pyright: ignore[reportUnusedFunction]
+        async with pool.acquire() as conn:
+            await store.hold(conn, order_no, why.reason)
+
+    @routes.delete("/callbacks/holds/{order_no}", status_code=204, summary="Let them go with their days")
+    async def release(order_no: OrderNo) -> None:  # pyright: ignore[reportUnusedFunction]
+        async with pool.acquire() as conn:
+            await store.release(conn, order_no)
+
     return routes
 
 
@@ -191,12 +239,11 @@ def _page(after: str) -> store.Page:
     try:
         # a "+" that was not escaped in the URL arrives as a space
         received_at = datetime.fromisoformat(moment.replace(" ", "+"))
-        page = store.Page(received_at, int(number))
+        if not (received_at.tzinfo and 1970 <= received_at.year < 2200 and number.isascii() and number.isdigit()):
+            raise ValueError(after)
+        return store.Page(received_at, min(int(number[:20]), _LARGEST_ID))
     except ValueError:
         raise Problem(422, "invalid-request", "`after` is not the `next` of a page before.") from None
-    if received_at.tzinfo is None:
-        raise Problem(422, "invalid-request", "`after` is not the `next` of a page before.")
-    return page
 
 
 def _callback(row: asyncpg.Record) -> Callback:

@@ -80,10 +80,10 @@ class Reception:
         return await self._accept(attempt)
 
     def _read(self, method: str, headers: Mapping[str, str], body: bytes | None) -> Notice:
-        if method != "POST":
-            raise Refused(Reason.METHOD)
         if body is None:
             raise Refused(Reason.TOO_LARGE)
+        if method != "POST":
+            raise Refused(Reason.METHOD)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != self.channel.media_type:
             raise Refused(Reason.MEDIA_TYPE)
         failpoint("payment_callback.before_verify")
@@ -110,7 +110,7 @@ class Reception:
         status = _STATUS.get(refused.reason, 401)
         metrics.RECEIVED.labels(self.channel.name, Verdict.REFUSED, refused.reason).inc()
         size = len(body or b"") + sum(map(len, kept.values()))
-        if refused.reason not in _AUTHENTIC and not self._budget.spend(size, self._clock.now()):
+        if refused.reason not in _AUTHENTIC and not self._budget.spend(size, source_address, self._clock.now()):
             metrics.UNLOGGED.labels(self.channel.name).inc()
             return self.channel.failed(status)
         log.info("callback refused", channel=self.channel.name, reason=refused.reason, detail=refused.detail)

@@ -30,3 +30,12 @@ class CallbackSettings(Settings):
     refused_bytes_per_hour: Annotated[int, Field(ge=0)] = Field(
         32 * 1024 * 1024, description="bytes of refused callbacks that one process logs per hour"
     )
+    refused_rows_per_address: Annotated[int, Field(ge=0)] = Field(
+        500, description="refused callbacks that one process logs per hour and sender; more are only counted"
+    )
+    log_hours: Annotated[int, Field(ge=24)] = Field(
+        72, description="hours for which every callback's body stays in the log; whole days are dropped"
+    )
+    memory_days: Annotated[int, Field(ge=30)] = Field(
+        90, description="days for which what was seen is remembered: repeats within them change nothing"
+    )

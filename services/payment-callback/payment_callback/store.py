@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ async def search(
     *,
     order_no: str | None,
     transaction_id: str | None,
+    channel: str | None = None,
     verdict: Verdict | None,
     since: datetime,
     until: datetime,
@@ -90,6 +91,7 @@ async def search(
         conn,
         order_no=order_no,
         transaction_id=transaction_id,
+        channel=channel,
         verdict=verdict,
         since=since,
         until=until,
@@ -103,6 +105,56 @@ async def search(
 async def ensure_days(conn: Connection, days: int) -> int:
     """Make the log's partitions for today and the next `days` days; returns how many were missing."""
     return await queries.ensure_days(conn, days=days)
+
+
+async def one(conn: Connection, page: Page) -> asyncpg.Record | None:
+    """A whole row, its body included."""
+    return await queries.one(conn, received_at=page.received_at, id=page.id)
+
+
+async def drop_day(conn: Connection, keep: timedelta) -> str | None:
+    """Drop the oldest day of the log beyond `keep`, except what is held; its name, or None when none is left.
+
+    Raises LockNotAvailableError while somebody reads the log for long.
+    """
+    return await queries.drop_day(conn, keep=keep)
+
+
+async def forget(conn: Connection, keep: timedelta, most: int) -> int:
+    """Forget at most `most` facts older than `keep` (30 days or more); returns how many."""
+    return await queries.forget(conn, keep=keep, most=most)
+
+
+async def hold(conn: Connection, order_no: str, reason: str) -> None:
+    """Keep the order's callbacks in the log until `release`."""
+    await queries.hold(conn, order_no=order_no, reason=reason)
+
+
+async def release(conn: Connection, order_no: str) -> None:
+    await queries.release(conn, order_no=order_no)
+
+
+async def holds(conn: Connection) -> list[asyncpg.Record]:
+    return [row async for row in queries.holds(conn)]
+
+
+async def remembered(
+    conn: Connection, *, since: datetime, until: datetime, after: tuple[datetime, str] | None, most: int
+) -> tuple[list[Remembered], tuple[datetime, str] | None]:
+    """Facts by the time they were told us, oldest first, and where the next page begins (None: there is none)."""
+    rows = [
+        row
+        async for row in queries.remembered(
+            conn,
+            since=since,
+            until=until,
+            after_at=after[0] if after else None,
+            after_id=after[1] if after else None,
+            most=most,
+        )
+    ]
+    facts = [Remembered(**{name: row[name] for name in Remembered.__slots__}) for row in rows]
+    return facts, (rows[-1]["received_at"], rows[-1]["event_id"]) if len(rows) == most else None
 
 
 def _json(headers: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from unnest(:channels::text[], :verdicts::text[], :reasons::text[], :details::te
                           order_nos, transaction_ids, event_ids, trace_id, n)
 order by n;
 
--- name: search(order_no, transaction_id, verdict, since, until, before_at, before_id, most)
+-- name: search(order_no, transaction_id, channel, verdict, since, until, before_at, before_id, most)
 -- Newest first. The body itself stays here: the caller gets its length.
 select received_at, id, channel, verdict, reason, detail, status, source_address, headers, octet_length(body) as bytes,
        shape, order_nos, transaction_ids, event_ids, trace_id
@@ -30,6 +30,7 @@ where (:order_no::text is null or order_nos[1] = :order_no
        or (cardinality(order_nos) > 1 and order_nos @> array[:order_no]))
   and (:transaction_id::text is null or transaction_ids[1] = :transaction_id
        or (cardinality(transaction_ids) > 1 and transaction_ids @> array[:transaction_id]))
+  and (:channel::text is null or channel = :channel)
   and (:verdict::text is null or verdict = :verdict)
   and received_at >= :since::timestamptz
   and received_at < :until::timestamptz
@@ -39,3 +40,35 @@ limit :most;
 
 -- name: ensure_days(days)$
 select ensure_callback_log_days(:days::int);
+
+-- name: drop_day(keep)$
+-- The oldest day beyond `keep`, or null: see the function.
+select drop_callback_log_day(:keep::interval);
+
+-- name: forget(keep, most)$
+select forget_callbacks(:keep::interval, :most::int);
+
+-- name: hold(order_no, reason)!
+insert into callback_hold (order_no, reason) values (:order_no, :reason) on conflict (order_no) do nothing;
+
+-- name: release(order_no)!
+delete from callback_hold where order_no = :order_no;
+
+-- name: holds()
+select order_no, reason, placed_at from callback_hold order by order_no;
+
+-- name: remembered(since, until, after_at, after_id, most)
+-- Oldest first, page by page.
+select event_id, order_no, topic, occurred_at, traceparent, body, received_at
+from callback_memory
+where received_at >= :since::timestamptz
+  and received_at < :until::timestamptz
+  and (:after_at::timestamptz is null or (received_at, event_id) > (:after_at, :after_id::text))
+order by received_at, event_id
+limit :most;
+
+-- name: one(received_at, id)^
+select received_at, id, channel, verdict, reason, detail, status, source_address, headers, octet_length(body) as bytes,
+       body, shape, order_nos, transaction_ids, event_ids, trace_id
+from callback_log
+where received_at = :received_at and id = :id;

@@ -113,7 +113,7 @@ class Writer:
                 staged += fresh
                 verdicts.append(_verdict(waiting, fresh))
             if staged:
-                await _stage(conn, staged)
+                await stage(conn, staged)
             await store.log(
                 conn, [(waiting.attempt, verdict) for waiting, verdict in zip(batch, verdicts, strict=True)]
             )
@@ -144,7 +144,7 @@ def _remembered(attempt: Attempt) -> tuple[Remembered, ...]:
     )
 
 
-async def _stage(conn: Connection, facts: Sequence[Remembered]) -> None:
+async def stage(conn: Connection, facts: Sequence[Remembered]) -> None:
     await outbox.stage_encoded(
         conn,
         order_nos=[fact.order_no for fact in facts],
