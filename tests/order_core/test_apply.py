@@ -210,7 +210,7 @@ async def test_a_settlement_that_nobody_asked_for_completes_nothing(conn: asyncp
     await applied(conn, paid(order_no), settled(order_no))
 
     assert await status(conn, order_no) == "paid"
-    assert await conn.fetchval("select kind from anomaly") == "illegal_transition"
+    assert await conn.fetchval("select kind from anomaly") == "settlement_not_requested"
 
 
 async def test_another_services_anomaly_stands_at_the_desk_and_changes_nothing(conn: asyncpg.Connection) -> None:

@@ -31,7 +31,7 @@ def _texts(node: ast.expr | None) -> Iterator[str]:
 def _anomaly_kinds(text: str) -> set[str]:
     """Wherever a kind is given: to the constructors that take one, or to the name that is passed to them."""
     found: set[str] = set()
-    for call in calls(text, "Parked", "AnomalyRaised", "Verdict", "_anomaly", "_change", "replace"):
+    for call in calls(text, "Parked", "AnomalyRaised", "Verdict", "_anomaly", "changed", "replace"):
         given = [*call.args[1:], keyword(call, "kind"), keyword(call, "anomaly")]
         found |= {kind for node in given for kind in _texts(node)}
     for node in ast.walk(ast.parse(text)):

@@ -3,9 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from order_core.orders import ConfirmReceipt, Incoming, Ship
+from order_core.money import Transaction
+from order_core.orders import AskRefund, Close, ConfirmReceipt, Incoming, Ship
 from order_core.reserve import Reservation, reserve
 from orderloop.events import (
+    CloseOutcome,
+    CloseResult,
     Decision,
     Item,
     ParcelStatus,
@@ -13,6 +16,7 @@ from orderloop.events import (
     PaymentNotified,
     PickupDetected,
     Receiver,
+    RefundNotified,
     SettlementResult,
     SettlementStatus,
     WaybillCreated,
@@ -81,17 +85,25 @@ def tracked(
     return sent(f"zto:{waybill_no}:{status}:{hours}", body, source="/logistics-poller")
 
 
-def settled(order_no: str, status: SettlementStatus = SettlementStatus.SUCCESS, *, attempt: int = 1) -> Incoming:
+def settled(
+    order_no: str,
+    status: SettlementStatus = SettlementStatus.SUCCESS,
+    *,
+    attempt: int = 1,
+    amount_fen: int = AMOUNT,
+    instruction: int = 1,
+) -> Incoming:
+    instruction_id = f"{order_no}_P{instruction}"
     body = SettlementResult(
         order_no=order_no,
-        instruction_id=f"{order_no}_P1",
+        instruction_id=instruction_id,
         attempt=attempt,
         status=status,
         bank_code="0000",
-        amount_fen=AMOUNT,
+        amount_fen=amount_fen,
         arrived_at=NOW if status is SettlementStatus.SUCCESS else None,
     )
-    return sent(f"{order_no}_P1:{attempt}:{status}", body, source="/settlement")
+    return sent(f"{instruction_id}:{attempt}:{status}", body, source="/settlement")
 
 
 def shipped(order_no: str) -> Incoming:
@@ -101,3 +113,42 @@ def shipped(order_no: str) -> Incoming:
 
 def confirmed(order_no: str) -> Incoming:
     return Incoming(order_no, f"{order_no}:receipt-confirmed", "confirm-receipt", "customer", NOW, ConfirmReceipt())
+
+
+def refund_asked(
+    order_no: str, amount_fen: int | None = None, *, transaction: Transaction | None = None, key: str = "1"
+) -> Incoming:
+    body = AskRefund("the customer sent it back", amount_fen, transaction)
+    return Incoming(order_no, f"refund:{key}", "refund", "shop", NOW, body)
+
+
+def refund_told(
+    order_no: str,
+    number: int = 1,
+    status: str = "SUCCESS",
+    *,
+    amount_fen: int = AMOUNT,
+    transaction_id: str = "4200001",
+) -> Incoming:
+    body = RefundNotified(
+        order_no=order_no,
+        channel="wechat",
+        transaction_id=transaction_id,
+        refund_id=f"50{order_no}{number}",
+        out_refund_no=f"{order_no}_R{number}",
+        refund_status=status,
+        refund_fen=amount_fen,
+        total_fen=AMOUNT,
+        finished_at=NOW if status == "SUCCESS" else None,
+    )
+    fact = "refunded" if status == "SUCCESS" else status.lower()
+    return sent(f"wechat:{body.refund_id}:{fact}", body)
+
+
+def close_asked(order_no: str) -> Incoming:
+    return Incoming(order_no, "close:1", "close", "shop", NOW, Close())
+
+
+def close_told(order_no: str, result: CloseOutcome = CloseOutcome.CLOSED, *, n: int = 1) -> Incoming:
+    body = CloseResult(order_no=order_no, result=result, channel="wechat")
+    return sent(f"{order_no}:close:{n}:result", body)

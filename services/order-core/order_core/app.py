@@ -29,7 +29,7 @@ async def run() -> None:
             settings.kafka,
             group="order-core",
             topics=consumers.TOPICS,
-            handle=consumers.handler(pool, clock),
+            handle=consumers.handler(pool, clock, settings.order.patience),
             pool=pool,
             health=health,
         )
@@ -39,6 +39,11 @@ async def run() -> None:
                 "waiting",
                 lambda: timeouts.give_up_waiting(pool, longest=settings.order.longest_wait),
                 seconds=30,
+            ),
+            "timers": periodic(
+                "timers",
+                lambda: timeouts.fire(pool, clock, settings.order.patience),
+                seconds=min(5, settings.order.patience.unpaid.total_seconds() / 10),
             ),
             "months": periodic("months", lambda: timeouts.prepare_months(pool, clock), seconds=24 * 3600),
         }

@@ -1,22 +1,58 @@
 """The one write path: everything that changes an order goes through here, a batch at a time."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from orderloop import inbox
-from orderloop.events import ParcelTracked, PaymentNotified, PickupDetected, WaybillCreated
+from orderloop.events import (
+    CloseResult,
+    Event,
+    ParcelTracked,
+    PaymentNotified,
+    PickupDetected,
+    RefundNotified,
+    SettlementResult,
+    WaybillCreated,
+)
 from orderloop.failpoints import failpoint
 from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 
-from . import store
-from .orders import Change, ConfirmReceipt, Incoming, Order, Parked, Ship, Transaction, Waiting, decide
+from . import anomalies, parts, store, timers
+from .decide import decide
+from .money import Transaction
+from .orders import (
+    AskRefund,
+    Change,
+    Close,
+    ConfirmReceipt,
+    Incoming,
+    Order,
+    Parked,
+    Refused,
+    Resettle,
+    Revive,
+    Waiting,
+)
+from .timers import PATIENCE, Patience
+
+# Which parts of an order a decision about these needs. What is not needed is not read: this is the hot path.
+_ABOUT_PARCELS = (WaybillCreated, PickupDetected, ParcelTracked, RefundNotified)
+_ABOUT_REFUNDS = (RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, Revive, Resettle)
+_ABOUT_PAYMENTS = (*_ABOUT_REFUNDS, PaymentNotified, Close)
+_ABOUT_SETTLING = (SettlementResult, ConfirmReceipt, AskRefund, Resettle)
+_ABOUT_CLOSING = (Close, CloseResult)
 
 
 class CommandRefused(Exception):
-    """The order's status forbids the command. Its caller is there to be told, so nothing is kept or parked."""
+    """The order forbids the command. Its caller is there to be told, so nothing is kept or parked."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -28,13 +64,17 @@ class Outcomes:
     parked: dict[EventKey, Parked] = field(default_factory=dict[EventKey, Parked])
 
 
-async def apply(conn: Connection, events: Sequence[Incoming], *, now: datetime) -> Outcomes:
+async def apply(
+    conn: Connection, events: Sequence[Incoming], *, now: datetime, patience: Patience = PATIENCE
+) -> Outcomes:
     """Apply events in the order given; what has been applied once is never applied again.
 
     Runs inside the caller's transaction, which is the batch: either all of it happens or nothing.
     Raises CommandRefused, or asyncpg errors: then the batch may be tried again as it is.
     """
-    unapplied = await inbox.claim(conn, (event.key for event in events))
+    events, reused = await _told_apart(conn, events)
+    await anomalies.raise_(conn, reused)
+    unapplied = await store.claim(conn, {event.key: _body_hash(event) for event in events})
     failpoint("order-core.after_claim")
     fresh = [event for event in events if event.key in unapplied]
     if not fresh:
@@ -43,15 +83,39 @@ async def apply(conn: Connection, events: Sequence[Incoming], *, now: datetime) 
     failpoint("order-core.after_lock")
     kept = await store.waiting(conn, orders)
     batch = _Batch(
-        orders=await _with_parts(conn, orders, [*fresh, *kept]),
+        orders=await with_parts(conn, orders, [*fresh, *kept]),
         taken=await store.taken(conn, _transactions(fresh)),
         unapplied=unapplied | {event.key for event in kept},
         kept=kept,
     )
     for event in fresh:
         batch.settle(event)
-    await _record(conn, batch, now=now)
+    await _record(conn, batch, now=now, patience=patience)
     return batch.outcomes
+
+
+async def _told_apart(conn: Connection, events: Sequence[Incoming]) -> tuple[Sequence[Incoming], list[Parked]]:
+    """The events, and those of them that came under an id which a foreign producer had used for something else."""
+    foreign = {event.key for event in events if event.is_foreign}
+    if not foreign:
+        return events, []
+    known = await store.body_hashes(conn, foreign)
+    told: list[Incoming] = []
+    reused: list[Parked] = []
+    for event in events:
+        mine = _body_hash(event)
+        if mine is None or known.setdefault(event.key, mine) == mine:
+            told.append(event)
+        else:
+            reused.append(Parked(replace(event, event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
+    return told, reused
+
+
+def _body_hash(event: Incoming) -> bytes | None:
+    """8 bytes: enough to see that a producer counts from 1 again, and little in a table that grows without end."""
+    if not event.is_foreign or not isinstance(event.body, Event):
+        return None
+    return hashlib.sha256(event.body.encode()).digest()[:8]
 
 
 class _Batch:
@@ -68,6 +132,7 @@ class _Batch:
         self.orders = dict(orders)
         self.taken = dict(taken)
         self.outcomes = Outcomes()
+        self.followed: list[EventKey] = []  # brought about in this batch, so claimed by nobody yet
         self.kept = {event.key for event in kept}  # waited before this batch began
         self._unapplied = unapplied
         self._queue: defaultdict[str, dict[EventKey, Incoming]] = defaultdict(dict)
@@ -83,8 +148,8 @@ class _Batch:
         match outcome:
             case Change():
                 self._apply(outcome)
-            case _ if isinstance(event.body, (Ship, ConfirmReceipt)):
-                raise CommandRefused
+            case Refused():
+                raise CommandRefused(outcome.reason)
             case Waiting():
                 self._queue[event.order_no][event.key] = event
                 self.outcomes.waiting[event.key] = outcome
@@ -97,6 +162,10 @@ class _Batch:
         self._unapplied.remove(change.cause.key)
         if isinstance(change.cause.body, PaymentNotified):
             self.taken[change.cause.body.channel, change.cause.body.transaction_id] = change.after.order_no
+        for event in change.follow:
+            self._unapplied.add(event.key)
+            self.followed.append(event.key)
+            self.settle(event)
         for successor in list(self._queue[change.after.order_no].values()):
             self.settle(successor)
 
@@ -107,29 +176,50 @@ class _Batch:
         self.outcomes.parked.pop(key, None)
 
 
-async def _with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequence[Incoming]) -> Mapping[str, Order]:
-    """The orders with their parcels and payments, where an event asks for them."""
-    scanned = {e.order_no for e in events if isinstance(e.body, (WaybillCreated, PickupDetected, ParcelTracked))}
-    confirmed = {e.order_no for e in events if isinstance(e.body, (ConfirmReceipt, PaymentNotified))}
-    parcels = await store.parcels(conn, scanned)
-    payments = await store.payments(conn, confirmed)
-    return {
-        order_no: replace(order, parcels=parcels.get(order_no, {}), payments=payments.get(order_no, ()))
-        if order_no in parcels or order_no in payments
-        else order
-        for order_no, order in orders.items()
+async def with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequence[Incoming]) -> Mapping[str, Order]:
+    """The orders with their parcels, payments and so on, where one of the events asks for them."""
+
+    def about(*bodies: type) -> set[str]:
+        return {event.order_no for event in events if isinstance(event.body, bodies) and event.order_no in orders}
+
+    found: dict[str, dict[str, object]] = {
+        "parcels": {**await store.parcels(conn, about(*_ABOUT_PARCELS))},
+        "payments": {**await store.payments(conn, about(*_ABOUT_PAYMENTS))},
+        "refunds": {**await store.refunds(conn, about(*_ABOUT_REFUNDS))},
+        "instructions": {**await parts.instructions(conn, about(*_ABOUT_SETTLING))},
+        "closing": {**await parts.closings(conn, about(*_ABOUT_CLOSING))},
     }
+    given: defaultdict[str, dict[str, object]] = defaultdict(dict)
+    for name, by_order in found.items():
+        for order_no, part in by_order.items():
+            given[order_no][name] = part
+    return {n: replace(order, **given[n]) if n in given else order for n, order in orders.items()}  # type: ignore[arg-type]
 
 
 def _transactions(events: Iterable[Incoming]) -> set[Transaction]:
-    return {(e.body.channel, e.body.transaction_id) for e in events if isinstance(e.body, PaymentNotified)}
+    found: set[Transaction] = set()
+    for event in events:
+        match event.body:
+            case PaymentNotified() as body:
+                found.add((body.channel, body.transaction_id))
+            case Revive(payment=body):
+                found.add((body.channel, body.transaction_id))
+            case AskRefund(transaction=(channel, transaction_id)):
+                found.add((channel, transaction_id))
+            case _:
+                pass
+    return found
 
 
-async def _record(conn: Connection, batch: _Batch, *, now: datetime) -> None:
+async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: Patience) -> None:
     """Write down everything the batch decided."""
     outcomes = batch.outcomes
+    if batch.followed and await inbox.claim(conn, batch.followed) != set(batch.followed):
+        raise RuntimeError("what follows from an event has happened before the event")
     await store.record(conn, outcomes.changes, now=now)
     await store.record_parts(conn, outcomes.changes, now=now)
+    await parts.record(conn, outcomes.changes, now=now)
+    await parts.set_timers(conn, timers.started(outcomes.changes, now=now, patience=patience))
     await store.note_unapplied_payments(conn, outcomes.parked.values(), known=batch.orders)
     applied = {change.cause.key for change in outcomes.changes}
     undecided: dict[EventKey, str] = {
@@ -140,12 +230,13 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime) -> None:
     await store.remember(conn, undecided)
     await store.stop_waiting(conn, batch.kept & (applied | outcomes.parked.keys()))
     await store.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
-    await store.settle_anomalies(conn, applied, now=now)
-    await store.raise_anomalies(
+    await anomalies.settle(conn, outcomes.changes, now=now)
+    await anomalies.raise_(
         conn,
         [
             *outcomes.parked.values(),
-            *(Parked(c.cause, c.anomaly, c.after.amount_fen) for c in outcomes.changes if c.anomaly),
+            *(Parked(c.cause, c.anomaly, c.money_fen) for c in outcomes.changes if c.anomaly),
         ],
     )
+    await anomalies.close_late_evidence(conn, outcomes.parked.values(), known=batch.orders, now=now)
     await store.publish(conn, outcomes.changes, now=now)

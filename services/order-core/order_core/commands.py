@@ -19,7 +19,7 @@ from orderloop.tracing import current_traceparent
 
 from . import answers, history
 from .apply import CommandRefused, apply
-from .orders import ConfirmReceipt, Incoming, Order, Ship
+from .orders import Command, Incoming, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ Answers = Callable[[Order], Mapping[str, Any]]  # the order after the change -> 
 
 
 async def execute(
-    conn: Connection, request: Request, *, event_id: str, body: Ship | ConfirmReceipt, answer: Answers, now: datetime
+    conn: Connection, request: Request, *, event_id: str, body: Command, answer: Answers, now: datetime
 ) -> Answer:
     """Do it once and remember the answer; a repeat of the request gets the remembered one.
 

@@ -12,18 +12,19 @@ from orderloop.topics import GROUPS
 
 from .apply import apply
 from .orders import Body, Incoming
+from .timers import PATIENCE, Patience
 
 TOPICS = GROUPS["order-core"]
 
 
-def handler(pool: asyncpg.Pool, clock: Clock) -> Handler:
+def handler(pool: asyncpg.Pool, clock: Clock, patience: Patience = PATIENCE) -> Handler:
     """Applies each batch in one transaction."""
 
     async def handle(batch: Sequence[Received]) -> None:
         events = [incoming(received) for received in batch]
         async with pool.acquire() as conn:
             async with conn.transaction():
-                await apply(conn, events, now=clock.now())
+                await apply(conn, events, now=clock.now(), patience=patience)
                 failpoint("order-core.before_commit")
             failpoint("order-core.after_commit")
 

@@ -1,47 +1,62 @@
-"""Deciding what an event does to an order: values in, values out, no database and no clock."""
+"""What an order is, what can come in about it, and what may become of that. Values only; `decide` decides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, assert_never
 
 from orderloop.events import (
     AnomalyRaised,
+    CloseResult,
     Decision,
     Event,
     Item,
-    ParcelStatus,
     ParcelTracked,
     PaymentNotified,
     PickupDetected,
     Receiver,
     RefundNotified,
-    SettlementRequested,
     SettlementResult,
-    SettlementStatus,
-    ShipmentRequested,
     WaybillCreated,
 )
 from orderloop.inbox import EventKey
 
 from . import states
-from .parcels import Parcel, ParcelKey, all_delivered, followed, labelled
+from .money import Payment, Refund, Transaction
+from .parcels import Parcel, ParcelKey
 from .states import IllegalTransition, Status, Wait, verdict
 
-Transaction = tuple[str, str]  # channel, transaction id
+
+class InstructionState(StrEnum):
+    """How far a settlement is, as order-core has heard."""
+
+    SENT = "sent"
+    PROCESSING = "processing"
+    SUCCESS = "success"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Payment:
-    """One channel transaction that named this order; applied or standing at the desk."""
+class Instruction:
+    """One order to settlement to split so much."""
 
-    channel: str
-    transaction_id: str
-    mchid: str
+    instruction_id: str
     amount_fen: int
-    currency: str
-    paid_at: datetime
-    applied: bool
+    asked: int  # how often; a person may ask again after a failure
+    state: InstructionState
+
+    @property
+    def at_the_bank(self) -> bool:
+        return self.state in {InstructionState.SENT, InstructionState.PROCESSING}
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The channels are asked to close an unpaid order."""
+
+    asked: int  # how often; numbers the requests
+    open: bool  # no last word yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,9 @@ class Order:
     before_refund: Status | None = None
     parcels: Mapping[ParcelKey, Parcel] = field(default_factory=dict[ParcelKey, Parcel])
     payments: tuple[Payment, ...] = ()
+    refunds: tuple[Refund, ...] = ()
+    instructions: tuple[Instruction, ...] = ()
+    closing: Closing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +88,61 @@ class Ship:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmReceipt:
-    """The customer has the goods."""
+    """The customer has the goods, or has had them for days without a word."""
 
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Nobody has paid and nobody shall any more: ask the channels, or ask them again."""
+
+    again: bool = False  # the timer's: only while the closing is open
+
+
+@dataclass(frozen=True, slots=True)
+class AskRefund:
+    """Give money back: the order's own payment, or one that stands beside it."""
+
+    reason: str
+    amount_fen: int | None = None  # None: all that is left
+    transaction: Transaction | None = None  # None: the applied one
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRefund:
+    """The bank has said its last word: the refund that waited for it goes out."""
+
+    out_refund_no: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """What the couriers did while a refund that came to nothing kept the order from moving."""
+
+    event: states.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Revive:
+    """A late payment counts after all, for an order that was closed."""
+
+    payment: PaymentNotified
+
+
+@dataclass(frozen=True, slots=True)
+class Resettle:
+    """The bank refused; the cause is mended: settle again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """A person has looked at an anomaly, and nothing is to be done."""
+
+    anomaly: str  # its kind
+    reason: str
+
+
+Command = Ship | ConfirmReceipt | Close | AskRefund | ReleaseRefund | CatchUp | Revive | Resettle | Dismiss
+COMMANDS = (Ship, ConfirmReceipt, Close, AskRefund, ReleaseRefund, CatchUp, Revive, Resettle, Dismiss)
 
 Body = (
     PaymentNotified
@@ -80,9 +151,9 @@ Body = (
     | PickupDetected
     | ParcelTracked
     | SettlementResult
+    | CloseResult
     | AnomalyRaised
-    | Ship
-    | ConfirmReceipt
+    | Command
 )
 
 
@@ -102,6 +173,19 @@ class Incoming:
     def key(self) -> EventKey:
         return self.order_no, self.event_id
 
+    @property
+    def is_command(self) -> bool:
+        return isinstance(self.body, COMMANDS)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its producer is outside the house: then, and only then, the envelope joined source and id with #."""
+        return "#" in self.event_id and not self.is_command
+
+    def follow(self, event_id: str, type: str, body: Command) -> "Incoming":  # noqa: A002 # the field's name
+        """What this brings about by itself, in the same transaction and the same trace."""
+        return Incoming(self.order_no, event_id, type, "/order-core", self.occurred_at, body, self.traceparent)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -113,7 +197,9 @@ class Change:
     event: states.Event
     detail: Mapping[str, Any]  # what the timeline shows of it; no personal data
     anomaly: str | None = None  # a kind, where the change itself needs a person
+    money_fen: int = 0  # at risk
     consequences: tuple[tuple[str, Event], ...] = ()  # (event id, event) to be published
+    follow: tuple[Incoming, ...] = ()  # to be decided right after
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,148 +218,18 @@ class Parked:
     money_fen: int = 0  # at risk
 
 
-Outcome = Change | Waiting | Parked
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that is not possible. Its caller is there to be told, so nothing is kept."""
+
+    cause: Incoming
+    reason: str  # one word for programs, see docs/problems.md
 
 
-def decide(order: Order | None, cause: Incoming, *, taken: Mapping[Transaction, str]) -> Outcome:
-    """What `cause` does to `order`, which is None if nobody knows it.
-
-    `taken` says which order a channel transaction has already paid.
-    """
-    body = cause.body
-    if isinstance(body, AnomalyRaised):
-        return Parked(cause, body.kind, body.money_fen)
-    if order is None:
-        return Parked(cause, "unknown_order", _money(body))
-    match body:
-        case PaymentNotified():
-            return _pay(order, cause, body, taken)
-        case RefundNotified():
-            # Refunds are asked for by this service; one that was not is somebody's hand at the channel.
-            return Parked(cause, "refund_not_requested", body.refund_fen)
-        case WaybillCreated():
-            return _label(order, cause, body)
-        case PickupDetected():
-            return _follow(order, cause, body, ParcelStatus.PICKED_UP, body.picked_up_at)
-        case ParcelTracked():
-            return _follow(order, cause, body, body.status, body.at)
-        case SettlementResult():
-            return _settle(order, cause, body)
-        case Ship():
-            request = ShipmentRequested(
-                order_no=order.order_no,
-                shipment_id=body.shipment_id,
-                decision=body.decision,
-                items=body.items,
-                receiver=body.receiver,
-            )
-            return _change(
-                order,
-                cause,
-                states.Event.SHIPMENT_ACCEPTED,
-                detail={"shipment_id": body.shipment_id, **body.decision.model_dump()},
-                consequences=((f"{body.shipment_id}:requested", request),),
-            )
-        case ConfirmReceipt():
-            return _confirm(order, cause)
-        case _:
-            assert_never(body)
+Outcome = Change | Waiting | Parked | Refused
 
 
-def _pay(order: Order, cause: Incoming, body: PaymentNotified, taken: Mapping[Transaction, str]) -> Outcome:
-    payment = Payment(
-        body.channel, body.transaction_id, body.mchid, body.amount_fen, body.currency, body.paid_at, applied=True
-    )
-    owner = taken.get((body.channel, body.transaction_id))
-    if owner not in {None, order.order_no}:
-        return Parked(cause, "transaction_reused", body.amount_fen)
-    if body.currency != order.currency:
-        return Parked(cause, "currency_mismatch", body.amount_fen)
-    if body.amount_fen != order.amount_fen:
-        return Parked(cause, "amount_mismatch", body.amount_fen)
-    after = replace(order, channel=body.channel, mchid=body.mchid, payments=(*order.payments, payment))
-    outcome = _change(
-        order,
-        cause,
-        states.Event.PAYMENT_SUCCEEDED,
-        after=after,
-        detail={"channel": body.channel, "transaction_id": body.transaction_id, "amount_fen": body.amount_fen},
-    )
-    if isinstance(outcome, Parked):
-        kind = "paid_after_close" if order.status is Status.CLOSED else "paid_twice"
-        return replace(outcome, kind=kind, money_fen=body.amount_fen)
-    return outcome
-
-
-def _label(order: Order, cause: Incoming, body: WaybillCreated) -> Outcome:
-    return _change(
-        order,
-        cause,
-        states.Event.WAYBILL_CREATED,
-        after=replace(order, parcels=labelled(order.parcels, body)),
-        detail={"express_code": body.express_code, "waybill_no": body.waybill_no, "warehouse": body.warehouse},
-    )
-
-
-def _follow(
-    order: Order, cause: Incoming, body: PickupDetected | ParcelTracked, status: ParcelStatus, at: datetime
-) -> Outcome:
-    key = (body.express_code, body.waybill_no)
-    if key not in order.parcels:
-        return Waiting(cause)  # the scan overtook its own label, whatever the order's status
-    parcels = followed(order.parcels, key, status, at)
-    arrived = all_delivered(parcels) and not all_delivered(order.parcels)
-    event = states.Event.ALL_PARCELS_DELIVERED if arrived else states.Event.PARCEL_TRACKED
-    detail = {
-        "express_code": body.express_code,
-        "waybill_no": body.waybill_no,
-        "status": status,
-        "place": body.place,
-        "at": at.isoformat(),
-    }
-    return _change(order, cause, event, after=replace(order, parcels=parcels), detail=detail)
-
-
-def _settle(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
-    detail = body.model_dump(mode="json", exclude={"order_no"}, exclude_none=True)
-    match body.status:
-        case SettlementStatus.SUCCESS:
-            return _change(order, cause, states.Event.SETTLEMENT_SUCCEEDED, detail=detail, money_fen=body.amount_fen)
-        case SettlementStatus.PROCESSING:
-            return _change(order, cause, states.Event.SETTLEMENT_PROCESSING, detail=detail, money_fen=body.amount_fen)
-        case SettlementStatus.FAILED:
-            return _change(
-                order,
-                cause,
-                states.Event.SETTLEMENT_FAILED,
-                detail=detail,
-                anomaly="settlement_failed",
-                money_fen=body.amount_fen,
-            )
-        case _:
-            assert_never(body.status)
-
-
-def _confirm(order: Order, cause: Incoming) -> Outcome:
-    applied = [payment for payment in order.payments if payment.applied]
-    instruction_id = f"{order.order_no}_P1"
-    request = SettlementRequested(
-        order_no=order.order_no,
-        instruction_id=instruction_id,
-        channel=order.channel or "",
-        transaction_ids=tuple(payment.transaction_id for payment in applied),
-        amount_fen=sum(payment.amount_fen for payment in applied),
-    )
-    return _change(
-        order,
-        cause,
-        states.Event.RECEIPT_CONFIRMED,
-        detail={"instruction_id": instruction_id, "amount_fen": request.amount_fen},
-        consequences=((f"{instruction_id}:requested", request),),
-    )
-
-
-def _change(
+def changed(
     order: Order,
     cause: Incoming,
     event: states.Event,
@@ -283,15 +239,18 @@ def _change(
     anomaly: str | None = None,
     money_fen: int = 0,
     consequences: tuple[tuple[str, Event], ...] = (),
+    follow: tuple[Incoming, ...] = (),
 ) -> Outcome:
     """Ask the table, and make the order's next version of its answer."""
     try:
         answer = verdict(order.status, event)
     except IllegalTransition:
+        if cause.is_command:
+            return Refused(cause, "status")
         return Parked(cause, "illegal_transition", money_fen)
     match answer:
         case Wait():
-            return Waiting(cause)
+            return Refused(cause, "status") if cause.is_command else Waiting(cause)
         case states.Record():
             to = order.status
         case states.Move():
@@ -300,20 +259,11 @@ def _change(
             to = order.before_refund or order.status
         case _:
             assert_never(answer)
+    refunding = to is Status.REFUNDING and order.status is not Status.REFUNDING
     after = replace(
         after or order,
         status=to,
         version=order.version + 1,
-        before_refund=order.status if to is Status.REFUNDING else order.before_refund,
+        before_refund=order.status if refunding else order.before_refund,
     )
-    return Change(order, after, cause, event, detail, anomaly, consequences)
-
-
-def _money(body: Body) -> int:
-    match body:
-        case PaymentNotified() | SettlementResult():
-            return body.amount_fen
-        case RefundNotified():
-            return body.refund_fen
-        case _:
-            return 0
+    return Change(order, after, cause, event, detail, anomaly, money_fen, consequences, follow)

@@ -10,6 +10,8 @@ ParcelKey = tuple[str, str]  # express_code, waybill_no
 
 # A late scan of the way never takes back what the courier has declared final.
 _FINAL = frozenset({ParcelStatus.DELIVERED, ParcelStatus.RETURNED})
+# Nobody follows it any further: signed for, brought back, or lost.
+_OVER = frozenset({*_FINAL, ParcelStatus.EXHAUSTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,17 @@ def all_delivered(parcels: Mapping[ParcelKey, Parcel]) -> bool:
     """Whether every parcel that was announced has a label and is signed for."""
     announced = max((parcel.parcel_count for parcel in parcels.values()), default=0)
     return 0 < announced <= len(parcels) and all(p.status is ParcelStatus.DELIVERED for p in parcels.values())
+
+
+def stuck(parcels: Mapping[ParcelKey, Parcel]) -> bool:
+    """Whether nothing more will be heard of any parcel, and at least one has not arrived."""
+    return (
+        bool(parcels)
+        and all(p.status in _OVER for p in parcels.values())
+        and not all(p.status is ParcelStatus.DELIVERED for p in parcels.values())
+    )
+
+
+def last_signature(parcels: Mapping[ParcelKey, Parcel]) -> datetime | None:
+    """When the last parcel was signed for, by the couriers' clocks."""
+    return max((p.at for p in parcels.values() if p.status is ParcelStatus.DELIVERED), default=None)

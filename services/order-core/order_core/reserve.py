@@ -12,8 +12,9 @@ from orderloop.ids import new_order_no
 from orderloop.postgres import Connection
 from orderloop.tracing import current_traceparent
 
-from . import store
+from . import parts, store
 from .states import Status
+from .timers import PATIENCE, Kind, Patience, Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class ReservationDiffers(Exception):
         self.order_no = order_no
 
 
-async def reserve(conn: Connection, wanted: Reservation, *, now: datetime) -> tuple[str, bool]:
+async def reserve(
+    conn: Connection, wanted: Reservation, *, now: datetime, patience: Patience = PATIENCE
+) -> tuple[str, bool]:
     """The order_no of the shop's order, and whether it is new. The same wish always gets the same number.
 
     Version 1 is a change like every other: logged, claimed in the inbox, and published. Raises ReservationDiffers.
@@ -66,6 +69,7 @@ async def reserve(conn: Connection, wanted: Reservation, *, now: datetime) -> tu
             receiver=wanted.receiver.model_dump_json(),
             now=now,
         )
+        await parts.set_timers(conn, [Timer(order_no, Kind.EXPIRE, now + patience.unpaid)])
         traceparent = current_traceparent()
         await store.log_reservation(
             conn, order_no=order_no, event_id=event_id, actor=wanted.source, traceparent=traceparent, now=now

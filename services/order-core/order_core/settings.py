@@ -15,6 +15,8 @@ from orderloop.settings import (
     area,
 )
 
+from .timers import PATIENCE, Patience
+
 
 class OrderSettings(Settings):
     model_config = area("ORDER")
@@ -22,12 +24,31 @@ class OrderSettings(Settings):
     wait_minutes: Annotated[float, Field(gt=0)] = Field(
         15, description="how long an event may wait for its predecessor before it becomes an anomaly"
     )
+    unpaid_minutes: Annotated[float, Field(gt=0)] = Field(
+        30, description="how long an order may stay unpaid before the channels are asked to close it"
+    )
+    receipt_days: Annotated[float, Field(gt=0)] = Field(
+        3, description="how long after delivery receipt counts as confirmed when the customer says nothing"
+    )
+    time_factor: Annotated[float, Field(gt=0)] = Field(
+        1, description="divides these waits, for labs and tests: with 1440 a day passes in a minute"
+    )
     default_warehouse: str = Field("main", description="where a ship request goes that names no warehouse")
     default_express_code: str = Field("zto", description="the courier of a ship request that names none")
 
     @property
     def longest_wait(self) -> timedelta:
         return timedelta(minutes=self.wait_minutes)
+
+    @property
+    def patience(self) -> Patience:
+        waits = PATIENCE
+        return Patience(
+            unpaid=timedelta(minutes=self.unpaid_minutes) / self.time_factor,
+            close_answer=waits.close_answer / self.time_factor,
+            longest_close_answer=waits.longest_close_answer / self.time_factor,
+            receipt=timedelta(days=self.receipt_days) / self.time_factor,
+        )
 
 
 class OrderCoreSettings:

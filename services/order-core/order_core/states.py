@@ -27,7 +27,10 @@ class Event(StrEnum):
     """What can happen to an order."""
 
     PAYMENT_SUCCEEDED = "payment_succeeded"
-    EXPIRED_UNPAID = "expired_unpaid"
+    CLOSE_REQUESTED = "close_requested"
+    CLOSE_CONFIRMED = "close_confirmed"
+    CLOSE_FOUND_PAID = "close_found_paid"
+    CLOSE_UNANSWERED = "close_unanswered"
     REVIVED = "revived"
     SHIPMENT_ACCEPTED = "shipment_accepted"
     WAYBILL_CREATED = "waybill_created"
@@ -37,9 +40,15 @@ class Event(StrEnum):
     SETTLEMENT_SUCCEEDED = "settlement_succeeded"
     SETTLEMENT_PROCESSING = "settlement_processing"
     SETTLEMENT_FAILED = "settlement_failed"
+    SETTLEMENT_RETRIED = "settlement_retried"
     REFUND_REQUESTED = "refund_requested"
+    REFUND_HELD = "refund_held"
     REFUND_SUCCEEDED = "refund_succeeded"
     REFUND_FAILED = "refund_failed"
+    PART_REFUND_REQUESTED = "part_refund_requested"
+    PART_REFUND_SUCCEEDED = "part_refund_succeeded"
+    PART_REFUND_FAILED = "part_refund_failed"
+    ANOMALY_DISMISSED = "anomaly_dismissed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,19 @@ Verdict = Move | Record | Wait | MoveBack
 _RECORD = Record()
 _WAIT = Wait()
 
+# What never moves an order: part of its money going back, all of a superfluous payment's, a person's note at the desk.
+_ASIDE: Mapping[Event, Verdict] = {
+    Event.PART_REFUND_REQUESTED: _RECORD,
+    Event.PART_REFUND_SUCCEEDED: _RECORD,
+    Event.PART_REFUND_FAILED: _RECORD,
+    Event.ANOMALY_DISMISSED: _RECORD,
+}
+# The channels' answer to a close that no longer matters: it is closed already, or a payment has won.
+_LATE_CLOSE: Mapping[Event, Verdict] = {
+    Event.CLOSE_CONFIRMED: _RECORD,
+    Event.CLOSE_FOUND_PAID: _RECORD,
+    Event.CLOSE_UNANSWERED: _RECORD,
+}
 # What the couriers say after the order has gone on: history, never a step back.
 _LATE_SCANS: Mapping[Event, Verdict] = {
     Event.WAYBILL_CREATED: _RECORD,
@@ -80,65 +102,97 @@ _EARLY_SCANS: Mapping[Event, Verdict] = {
     Event.PARCEL_TRACKED: _WAIT,
     Event.ALL_PARCELS_DELIVERED: _WAIT,
 }
+# All the money goes back. A refund that had become abnormal moved the order back, and may still succeed or end.
+_WHOLE_REFUND: Mapping[Event, Verdict] = {
+    Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+    Event.REFUND_SUCCEEDED: Move(Status.REFUNDED),
+    Event.REFUND_FAILED: _RECORD,
+}
 
 # Total over Status; a pair that is absent is illegal: it changes nothing and is parked at once.
 TRANSITIONS: Mapping[Status, Mapping[Event, Verdict]] = {
     Status.PENDING: {
         Event.PAYMENT_SUCCEEDED: Move(Status.PAID),
-        Event.EXPIRED_UNPAID: Move(Status.CLOSED),
+        Event.CLOSE_REQUESTED: _RECORD,  # the channels are asked first: a payment may be on its way
+        Event.CLOSE_CONFIRMED: Move(Status.CLOSED),
+        Event.CLOSE_FOUND_PAID: _RECORD,  # evidence, not the payment: its notice or the desk moves the order
+        Event.CLOSE_UNANSWERED: _RECORD,
         Event.WAYBILL_CREATED: _WAIT,
         **_EARLY_SCANS,
+        **_ASIDE,
     },
     Status.PAID: {
         Event.SHIPMENT_ACCEPTED: Move(Status.SHIPPING),
         # an outside warehouse ships without asking us first
         Event.WAYBILL_CREATED: Move(Status.SHIPPED),
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
         **_EARLY_SCANS,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.SHIPPING: {
         Event.WAYBILL_CREATED: Move(Status.SHIPPED),
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
         **_EARLY_SCANS,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.SHIPPED: {
         **_LATE_SCANS,  # a second parcel's label, a scan on the way
         Event.ALL_PARCELS_DELIVERED: Move(Status.DELIVERED),
         # customers confirm before the courier's scan arrives
         Event.RECEIPT_CONFIRMED: Move(Status.PENDING_SETTLEMENT),
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.DELIVERED: {
         **_LATE_SCANS,
         Event.RECEIPT_CONFIRMED: Move(Status.PENDING_SETTLEMENT),
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.PENDING_SETTLEMENT: {
         **_LATE_SCANS,
         Event.SETTLEMENT_SUCCEEDED: Move(Status.COMPLETED),
         Event.SETTLEMENT_PROCESSING: _RECORD,
         Event.SETTLEMENT_FAILED: _RECORD,  # and an anomaly: somebody has to mend the money
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        Event.SETTLEMENT_RETRIED: _RECORD,
+        # the instruction is at the bank: money cannot go both ways, so the refund waits for the bank's last word
+        Event.REFUND_HELD: _RECORD,
+        **_WHOLE_REFUND,  # after that word
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.COMPLETED: {
         **_LATE_SCANS,
         Event.SETTLEMENT_PROCESSING: _RECORD,  # published before the success, read after it
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     # A late payment never vanishes: it is parked as paid_after_close until a person revives or refunds.
     Status.CLOSED: {
         Event.REVIVED: Move(Status.PAID),
-        Event.REFUND_REQUESTED: Move(Status.REFUNDING),
+        **_WHOLE_REFUND,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
+    # A settlement's SUCCESS now means that the money has gone both ways: it is parked as settled_and_refunded.
     Status.REFUNDING: {
         **_LATE_SCANS,
         Event.REFUND_SUCCEEDED: Move(Status.REFUNDED),
         Event.REFUND_FAILED: MoveBack(),
         Event.SETTLEMENT_PROCESSING: _RECORD,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
     Status.REFUNDED: {
         **_LATE_SCANS,
         Event.SETTLEMENT_PROCESSING: _RECORD,
+        **_LATE_CLOSE,
+        **_ASIDE,
     },
 }
 

@@ -10,16 +10,35 @@ import asyncpg
 import orjson
 
 from orderloop import outbox
-from orderloop.events import BY_TOPIC, AnomalyRaised, Event, ParcelStatus, PaymentNotified
+from orderloop.events import BY_TOPIC, Event, ParcelStatus, PaymentNotified
 from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 from orderloop.topics import ORDER_CHANGED
 
-from .orders import Body, Change, Incoming, Order, Parked, Payment, Ship, Transaction
+from .money import Payment, Refund, RefundState, Transaction
+from .orders import Body, Change, Incoming, Order, Parked
 from .parcels import Parcel, ParcelKey
 from .states import Status
 
 _sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
+
+
+async def claim(conn: Connection, bodies: Mapping[EventKey, bytes | None]) -> set[EventKey]:
+    """Remember the events as applied; return those of them that had not been applied before."""
+    keys = sorted(bodies)
+    rows = _sql.claim(
+        conn,
+        order_nos=[order_no for order_no, _ in keys],
+        event_ids=[event_id for _, event_id in keys],
+        body_hashes=[bodies[key] for key in keys],
+    )
+    return {(row["order_no"], row["event_id"]) async for row in rows}
+
+
+async def body_hashes(conn: Connection, keys: Collection[EventKey]) -> dict[EventKey, bytes]:
+    """What came first under these ids, where that is known."""
+    rows = _sql.body_hashes(conn, order_nos=[key[0] for key in keys], event_ids=[key[1] for key in keys])
+    return {(row["order_no"], row["event_id"]): row["body_hash"] async for row in rows}
 
 
 async def lock_orders(conn: Connection, order_nos: Iterable[str]) -> dict[str, Order]:
@@ -65,6 +84,24 @@ async def payments(conn: Connection, order_nos: Collection[str]) -> dict[str, tu
     return found
 
 
+async def refunds(conn: Connection, order_nos: Collection[str]) -> dict[str, tuple[Refund, ...]]:
+    found: dict[str, tuple[Refund, ...]] = {}
+    if order_nos:
+        async for row in _sql.refunds(conn, order_nos=list(order_nos)):
+            refund = Refund(
+                row["out_refund_no"],
+                row["channel"],
+                row["transaction_id"],
+                row["amount_fen"],
+                RefundState(row["state"]),
+                row["whole"],
+                row["reason"],
+                row["refund_id"],
+            )
+            found[row["order_no"]] = (*found.get(row["order_no"], ()), refund)
+    return found
+
+
 async def taken(conn: Connection, transactions: Collection[Transaction]) -> dict[Transaction, str]:
     """Which order each of these channel transactions has already paid."""
     if not transactions:
@@ -103,8 +140,14 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
 
 
 async def record_parts(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Keep what the changes bring along: payments, parcels, shipments."""
-    paid = [(c.after.order_no, c.after.payments[-1]) for c in changes if isinstance(c.cause.body, PaymentNotified)]
+    """Keep what the changes bring along: payments, refunds, parcels."""
+    paid = [
+        (c.after.order_no, payment)
+        for c in changes
+        if c.after.payments is not c.before.payments
+        for payment in c.after.payments
+        if payment not in c.before.payments
+    ]
     await _note_payments(conn, paid)
     if paid:
         await _sql.claim_payments(
@@ -113,6 +156,15 @@ async def record_parts(conn: Connection, changes: Sequence[Change], *, now: date
             transaction_ids=[payment.transaction_id for _, payment in paid],
             order_nos=[order_no for order_no, _ in paid],
         )
+    given_back = {
+        (c.after.order_no, refund.out_refund_no): refund
+        for c in changes
+        if c.after.refunds is not c.before.refunds
+        for refund in c.after.refunds
+        if refund not in c.before.refunds
+    }
+    if given_back:
+        await _keep_refunds(conn, [(order_no, refund) for (order_no, _), refund in given_back.items()], now)
     moved = {
         (c.after.order_no, *key): parcel
         for c in changes
@@ -122,16 +174,6 @@ async def record_parts(conn: Connection, changes: Sequence[Change], *, now: date
     }
     if moved:
         await _keep_parcels(conn, [(order_no, parcel) for (order_no, _, _), parcel in sorted(moved.items())])
-    for change in changes:
-        if isinstance(change.cause.body, Ship):
-            await _sql.keep_shipment(
-                conn,
-                order_no=change.after.order_no,
-                shipment_id=change.cause.body.shipment_id,
-                warehouse=change.cause.body.decision.warehouse,
-                express_code=change.cause.body.decision.express_code,
-                now=now,
-            )
 
 
 async def note_unapplied_payments(conn: Connection, parked: Iterable[Parked], *, known: Mapping[str, Order]) -> None:
@@ -167,6 +209,23 @@ async def _note_payments(conn: Connection, paid: Sequence[tuple[str, Payment]]) 
         paid_ats=[p.paid_at for _, p in paid],
         applied=[p.applied for _, p in paid],
     )
+
+
+async def _keep_refunds(conn: Connection, kept: Sequence[tuple[str, Refund]], now: datetime) -> None:
+    await _sql.keep_refunds(
+        conn,
+        order_nos=[order_no for order_no, _ in kept],
+        out_refund_nos=[r.out_refund_no for _, r in kept],
+        channels=[r.channel for _, r in kept],
+        transaction_ids=[r.transaction_id for _, r in kept],
+        amounts=[r.amount_fen for _, r in kept],
+        states=[r.state for _, r in kept],
+        wholes=[r.whole for _, r in kept],
+        reasons=[r.reason for _, r in kept],
+        refund_ids=[r.refund_id for _, r in kept],
+        now=now,
+    )
+    await _sql.sum_refunds(conn, order_nos=[order_no for order_no, _ in kept])
 
 
 async def _keep_parcels(conn: Connection, kept: Sequence[tuple[str, Parcel]]) -> None:
@@ -219,24 +278,6 @@ async def stop_waiting(conn: Connection, keys: Collection[EventKey]) -> None:
 async def overdue(conn: Connection, *, longest: timedelta, most: int) -> list[Incoming]:
     """Events whose predecessor has not come for so long, locked until the transaction ends."""
     return [_incoming(row) async for row in _sql.overdue(conn, longest=longest, most=most)]
-
-
-async def raise_anomalies(conn: Connection, parked: Sequence[Parked]) -> None:
-    if not parked:
-        return
-    await _sql.raise_anomalies(
-        conn,
-        order_nos=[p.cause.order_no for p in parked],
-        event_ids=[p.cause.event_id for p in parked],
-        kinds=[p.kind for p in parked],
-        moneys=[p.money_fen for p in parked],
-        evidences=[_evidence(p.cause) for p in parked],
-    )
-
-
-async def settle_anomalies(conn: Connection, keys: Collection[EventKey], *, now: datetime) -> None:
-    if keys:
-        await _sql.settle_anomalies(conn, order_nos=[k[0] for k in keys], event_ids=[k[1] for k in keys], now=now)
 
 
 async def publish(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
@@ -315,13 +356,6 @@ def _encoded(body: Body) -> bytes:
     if not isinstance(body, Event):
         raise TypeError(f"{type(body).__name__} is a command: it is answered at once and never waits")
     return body.encode()
-
-
-def _evidence(cause: Incoming) -> str:
-    """What the desk is shown. Commands are never parked, so no personal data can be among it."""
-    if isinstance(cause.body, AnomalyRaised):
-        return orjson.dumps(cause.body.evidence).decode()
-    return _encoded(cause.body).decode()
 
 
 def _incoming(row: asyncpg.Record) -> Incoming:

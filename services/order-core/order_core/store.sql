@@ -1,3 +1,16 @@
+-- name: claim(order_nos, event_ids, body_hashes)
+-- The shared claim of orderloop/inbox.sql, and what tells the bodies of foreign events apart. Dedup is this insert.
+insert into inbox (order_no, event_id, body_hash)
+select * from unnest(:order_nos::text[], :event_ids::text[], :body_hashes::bytea[])
+on conflict (order_no, event_id) do update set outcome = 'applied' where inbox.outcome <> 'applied'
+returning order_no, event_id;
+
+-- name: body_hashes(order_nos, event_ids)
+select order_no, event_id, body_hash
+from inbox
+where (order_no, event_id) in (select * from unnest(:order_nos::text[], :event_ids::text[]))
+  and body_hash is not null;
+
 -- name: lock_orders(order_nos)
 -- Sorted, so that two batches which share orders cannot deadlock.
 select order_no, status, version, amount_fen, currency, channel, mchid, before_refund
@@ -15,6 +28,12 @@ where order_no = any(:order_nos::text[]);
 select order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied
 from payment
 where order_no = any(:order_nos::text[]);
+
+-- name: refunds(order_nos)
+select order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id
+from refund
+where order_no = any(:order_nos::text[])
+order by order_no, out_refund_no;
 
 -- name: taken(channels, transaction_ids)
 -- Which order a channel transaction has already paid. Two racing workers are told apart by the primary key.
@@ -44,8 +63,9 @@ with change as (
     from (select distinct on (order_no) * from change order by order_no, version desc) c
     where o.order_no = c.order_no
 )
-insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent, detail)
-select order_no, version, before, after, event, event_id, type, actor, occurred_at, traceparent, detail::json
+insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at,
+                       traceparent, detail)
+select order_no, version, before, after, event, event_id, type, actor, occurred_at, :now, traceparent, detail::json
 from change;
 
 -- name: note_payments(order_nos, channels, transaction_ids, mchids, amounts, currencies, paid_ats, applied)!
@@ -53,7 +73,32 @@ from change;
 insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
 select * from unnest(:order_nos::text[], :channels::text[], :transaction_ids::text[], :mchids::text[],
                      :amounts::bigint[], :currencies::text[], :paid_ats::timestamptz[], :applied::boolean[])
-on conflict (order_no, channel, transaction_id) do update set applied = payment.applied or excluded.applied;
+on conflict (order_no, channel, transaction_id) do update
+set applied = payment.applied or excluded.applied,
+    amount_fen = case when excluded.applied then excluded.amount_fen else payment.amount_fen end,
+    currency = case when excluded.applied then excluded.currency else payment.currency end;
+
+-- name: keep_refunds(order_nos, out_refund_nos, channels, transaction_ids, amounts, states, wholes, reasons, refund_ids, now)!
+insert into refund (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id,
+                    asked_at, changed_at)
+select r.*, :now, :now
+from unnest(:order_nos::text[], :out_refund_nos::text[], :channels::text[], :transaction_ids::text[],
+            :amounts::bigint[], :states::text[], :wholes::boolean[], :reasons::text[], :refund_ids::text[]) as r
+on conflict (order_no, out_refund_no) do update
+set state = excluded.state, whole = excluded.whole, refund_id = excluded.refund_id, changed_at = excluded.changed_at;
+
+-- name: sum_refunds(order_nos)!
+-- The constraint at the payment judges the sums: no more goes back than came.
+update payment p set refunding_fen = r.refunding, refunded_fen = r.refunded
+from (
+    select order_no, channel, transaction_id,
+           coalesce(sum(amount_fen) filter (where state in ('held', 'asked', 'abnormal')), 0)::bigint as refunding,
+           coalesce(sum(amount_fen) filter (where state = 'success'), 0)::bigint as refunded
+    from refund
+    where order_no = any(:order_nos::text[])
+    group by order_no, channel, transaction_id
+) r
+where (p.order_no, p.channel, p.transaction_id) = (r.order_no, r.channel, r.transaction_id);
 
 -- name: claim_payments(channels, transaction_ids, order_nos)!
 -- A transaction that another order holds violates the key: the batch is decided anew and sees it.
@@ -66,10 +111,6 @@ insert into parcel (order_no, express_code, waybill_no, shipment_id, parcel_no, 
 select * from unnest(:order_nos::text[], :express_codes::text[], :waybill_nos::text[], :shipment_ids::text[],
                      :parcel_nos::int[], :parcel_counts::int[], :statuses::text[], :ats::timestamptz[])
 on conflict (order_no, express_code, waybill_no) do update set status = excluded.status, at = excluded.at;
-
--- name: keep_shipment(order_no, shipment_id, warehouse, express_code, now)!
-insert into shipment (order_no, shipment_id, warehouse, express_code, created_at)
-values (:order_no, :shipment_id, :warehouse, :express_code, :now);
 
 -- name: remember(order_nos, event_ids, outcomes)!
 update inbox i set outcome = r.outcome
@@ -95,19 +136,6 @@ where since < now() - :longest::interval
 order by order_no, event_id
 limit :most
 for update skip locked;
-
--- name: raise_anomalies(order_nos, event_ids, kinds, moneys, evidences)!
-insert into anomaly (order_no, event_id, kind, money_fen, evidence)
-select order_no, event_id, kind, money_fen, evidence::json
-from unnest(:order_nos::text[], :event_ids::text[], :kinds::text[], :moneys::bigint[], :evidences::text[])
-    as a (order_no, event_id, kind, money_fen, evidence)
-on conflict (order_no, event_id) do update set kind = excluded.kind, seen = anomaly.seen + 1;
-
--- name: settle_anomalies(order_nos, event_ids, now)!
--- An event that stood at the desk and has now been applied closes its own anomaly.
-update anomaly a set resolved_at = :now, resolution = 'the event was applied'
-from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)
-where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null;
 
 -- name: reserve(source, external_order_id, order_no, body_hash)^
 insert into reservation (source, external_order_id, order_no, body_hash)

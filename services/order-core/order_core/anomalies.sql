@@ -1,0 +1,43 @@
+-- name: raise_anomalies(order_nos, event_ids, kinds, moneys, evidences, types, actors, occurred_ats, traceparents)!
+insert into anomaly (order_no, event_id, kind, money_fen, evidence, type, actor, occurred_at, traceparent)
+select order_no, event_id, kind, money_fen, evidence::json, type, actor, occurred_at, traceparent
+from unnest(:order_nos::text[], :event_ids::text[], :kinds::text[], :moneys::bigint[], :evidences::text[],
+            :types::text[], :actors::text[], :occurred_ats::timestamptz[], :traceparents::text[])
+    as a (order_no, event_id, kind, money_fen, evidence, type, actor, occurred_at, traceparent)
+on conflict (order_no, event_id) do update set kind = excluded.kind, seen = anomaly.seen + 1;
+
+-- name: settle_anomalies(order_nos, event_ids, ends, actors, now)!
+-- An event that stood at the desk and has now been applied closes its own anomaly, and those it makes pointless.
+update anomaly a set resolved_at = :now, resolution = 'the event was applied', resolved_by = c.actor
+from unnest(:order_nos::text[], :event_ids::text[], :ends::text[], :actors::text[])
+    as c (order_no, event_id, ends, actor)
+where a.order_no = c.order_no and (a.event_id = c.event_id or a.kind = c.ends) and a.resolved_at is null;
+
+-- name: close_evidence(order_nos, event_ids, now)!
+update anomaly a set resolved_at = :now, resolution = 'the payment had been applied already'
+from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)
+where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null;
+
+-- name: page(kind, order_no, is_open, before, most)
+-- Newest first; `before` is the last id of the page before, or null.
+select id, order_no, event_id, kind, money_fen, seen, type, actor, raised_at, resolved_at, resolved_by, resolution
+from anomaly
+where (:kind::text is null or kind = :kind)
+  and (:order_no::text is null or order_no = :order_no)
+  and (:is_open::boolean is null or (resolved_at is null) = :is_open)
+  and (:before::bigint is null or id < :before)
+order by id desc
+limit :most;
+
+-- name: one(id)^
+select id, order_no, event_id, kind, money_fen, seen, type, actor, occurred_at, traceparent, evidence::text as evidence,
+       raised_at, resolved_at, resolved_by, resolution
+from anomaly where id = :id;
+
+-- name: lock(id)$
+-- Two people at one desk: the second waits, and then finds it resolved.
+select resolved_at is null from anomaly where id = :id for update;
+
+-- name: resolve(id, by, resolution, now)!
+update anomaly set resolved_at = :now, resolved_by = :by, resolution = :resolution
+where id = :id and resolved_at is null;

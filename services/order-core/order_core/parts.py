@@ -1,0 +1,96 @@
+"""An order's smaller tables: shipment, instructions, closing, timers. One function per query in parts.sql."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiosql
+
+from orderloop.postgres import Connection
+
+from .orders import Change, Closing, Instruction, InstructionState, Ship
+from .timers import Kind, Timer
+
+_sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
+
+
+async def instructions(conn: Connection, order_nos: Collection[str]) -> dict[str, tuple[Instruction, ...]]:
+    found: dict[str, tuple[Instruction, ...]] = {}
+    if order_nos:
+        async for row in _sql.instructions(conn, order_nos=list(order_nos)):
+            one = Instruction(row["instruction_id"], row["amount_fen"], row["asked"], InstructionState(row["state"]))
+            found[row["order_no"]] = (*found.get(row["order_no"], ()), one)
+    return found
+
+
+async def closings(conn: Connection, order_nos: Collection[str]) -> dict[str, Closing]:
+    if not order_nos:
+        return {}
+    rows = _sql.closings(conn, order_nos=list(order_nos))
+    return {row["order_no"]: Closing(row["asked"], row["open"]) async for row in rows}
+
+
+async def timers(conn: Connection, order_nos: Collection[str]) -> list[Timer]:
+    return [_timer(row) async for row in _sql.timers(conn, order_nos=list(order_nos))]
+
+
+async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
+    """Keep what the changes bring along, of an order changed more than once only its last state."""
+    settled = {
+        (c.after.order_no, i.instruction_id): i
+        for c in changes
+        if c.after.instructions is not c.before.instructions
+        for i in c.after.instructions
+        if i not in c.before.instructions
+    }
+    if settled:
+        await _sql.keep_instructions(
+            conn,
+            order_nos=[order_no for order_no, _ in settled],
+            instruction_ids=[instruction_id for _, instruction_id in settled],
+            amounts=[i.amount_fen for i in settled.values()],
+            asked=[i.asked for i in settled.values()],
+            states=[i.state for i in settled.values()],
+        )
+    closing = {c.after.order_no: c.after.closing for c in changes if c.after.closing is not c.before.closing}
+    if closings := {order_no: closing for order_no, closing in closing.items() if closing is not None}:
+        await _sql.keep_closings(
+            conn,
+            order_nos=list(closings),
+            asked=[closing.asked for closing in closings.values()],
+            opens=[closing.open for closing in closings.values()],
+        )
+    for change in changes:
+        if isinstance(change.cause.body, Ship):
+            await _sql.keep_shipment(
+                conn,
+                order_no=change.after.order_no,
+                shipment_id=change.cause.body.shipment_id,
+                warehouse=change.cause.body.decision.warehouse,
+                express_code=change.cause.body.decision.express_code,
+                now=now,
+            )
+
+
+async def set_timers(conn: Connection, timers: Sequence[Timer]) -> None:
+    if timers:
+        await _sql.set_timers(
+            conn,
+            order_nos=[timer.order_no for timer in timers],
+            kinds=[timer.kind for timer in timers],
+            due_ats=[timer.due_at for timer in timers],
+        )
+
+
+async def due_orders(conn: Connection, *, now: datetime, most: int) -> list[str]:
+    return [row["order_no"] async for row in _sql.due_orders(conn, now=now, most=most)]
+
+
+async def take_timers(conn: Connection, order_nos: Collection[str], *, now: datetime) -> list[Timer]:
+    """Take away what is due for these orders; the caller holds their locks."""
+    return [_timer(row) async for row in _sql.take_timers(conn, order_nos=list(order_nos), now=now)]
+
+
+def _timer(row: Any) -> Timer:
+    return Timer(row["order_no"], Kind(row["kind"]), row["due_at"])
