@@ -7,23 +7,16 @@ Environment: as in `ledger`, and SIM_NOTIFY_URL, the merchant's notify URL (a re
 `GET /sim/ledger` is the channel's own truth: every transaction, every notice, every attempt and its answer.
 """
 
-import base64
 import json
 import os
-import re
 import sys
-import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,11 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .ledger import Simulator, run
-from .wechat_keys import APPID, MCHID, KeyMode, Keys, open_keys, prepare, random_text, signature_headers
+from .wechat_api import Api, beijing_now, refusal
+from .wechat_keys import APPID, MCHID, Keys, open_keys, prepare
 from .wechat_notices import Faults, Post
-
-BEIJING = timezone(timedelta(hours=8))
-_AUTHORIZATION = re.compile(r'(\w+)="([^"]*)"')
 
 
 class _Order(BaseModel):
@@ -51,6 +42,7 @@ class PayRequest(_Order):
     currency: str = "CNY"
     openid: str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"
     attach: str = ""
+    combined: bool = False  # the ordinary query does not know it, the combined one does
 
 
 class RefundRequest(_Order):
@@ -80,10 +72,28 @@ class WeChatPay:
         self._keys = keys
         self._post = post
         self._notify_url = notify_url
+        self.api = Api(sim, keys, self._notify_refund)
+
+    async def prepay(self, request: Request) -> Response:
+        """The payer has seen the payment page: from now on the order can be asked for, unpaid."""
+        order = PayRequest.model_validate_json(await request.body())
+        waiting = {
+            "mchid": MCHID,
+            "appid": APPID,
+            "out_trade_no": order.out_trade_no,
+            "trade_state": "NOTPAY",
+            "trade_state_desc": "订单未支付",
+            "amount": {"total": order.amount_fen, "currency": order.currency},
+        }
+        if not self._ledger.add("prepaid", order.out_trade_no, waiting):
+            return refusal(409, "OUT_TRADE_NO_USED", "商户订单号重复")
+        return JSONResponse({}, 201)
 
     async def pay(self, request: Request) -> Response:
         order = PayRequest.model_validate_json(await request.body())
-        now = _beijing_now()
+        now = beijing_now()
+        if (self._ledger.get("prepaid", order.out_trade_no) or {}).get("trade_state") == "CLOSED":
+            return refusal(409, "ORDER_CLOSED", "订单已关闭")
         transaction = {
             "mchid": MCHID,
             "appid": APPID,
@@ -104,7 +114,9 @@ class WeChatPay:
             },
         }
         if not self._ledger.add("transaction", order.out_trade_no, transaction):
-            return _refusal(409, "ORDERPAID", "该订单已支付")
+            return refusal(409, "ORDERPAID", "该订单已支付")
+        if order.combined:
+            self._ledger.put("combined", order.out_trade_no, {"combine_out_trade_no": order.out_trade_no})
         notice = self._notify(order, "TRANSACTION.SUCCESS", "transaction", "支付成功", transaction)
         return JSONResponse({"transaction": transaction, "notice_id": notice["notice_id"]}, 201)
 
@@ -112,30 +124,14 @@ class WeChatPay:
         asked = RefundRequest.model_validate_json(await request.body())
         transaction = self._ledger.get("transaction", asked.out_trade_no)
         if transaction is None:
-            return _refusal(404, "ORDER_NOT_EXIST", "订单不存在")
-        refund = {
-            "mchid": MCHID,
-            "out_trade_no": asked.out_trade_no,
-            "transaction_id": transaction["transaction_id"],
-            "out_refund_no": asked.out_refund_no,
-            "refund_id": f"5030{self._sim.chance('refund', asked.out_refund_no).randrange(10**24):024d}",
-            "refund_status": asked.status,
-            "user_received_account": "支付用户零钱",
-            "amount": {
-                "total": transaction["amount"]["total"],
-                "refund": asked.refund_fen,
-                "payer_total": transaction["amount"]["payer_total"],
-                "payer_refund": asked.refund_fen,
-            },
-        }
-        if asked.status == "SUCCESS":
-            refund["success_time"] = _beijing_now()
-        with self._ledger.transaction():
-            self._ledger.put("refund", asked.out_refund_no, refund)
-            if asked.status == "SUCCESS":  # WeChat says REFUND for a partial one, too
-                self._ledger.put("transaction", asked.out_trade_no, transaction | {"trade_state": "REFUND"})
+            return refusal(404, "ORDER_NOT_EXIST", "订单不存在")
+        refund = self.api.refund(transaction, asked.out_refund_no, asked.refund_fen, asked.status)
         notice = self._notify(asked, f"REFUND.{asked.status}", "refund", "退款", refund)
         return JSONResponse({"refund": refund, "notice_id": notice["notice_id"]}, 201)
+
+    def _notify_refund(self, refund: dict[str, Any], seconds: float) -> None:
+        about = _Order(out_trade_no=refund["out_trade_no"], faults=Faults.model_validate({"delay": seconds}))
+        self._notify(about, f"REFUND.{refund['refund_status']}", "refund", "退款", refund)
 
     async def notice(self, request: Request) -> Response:
         asked = NoticeRequest.model_validate_json(await request.body())
@@ -150,21 +146,6 @@ class WeChatPay:
     async def forge(self, request: Request) -> Response:
         """A payment that never happened, signed by a stranger, once; answers with what the merchant said."""
         return await self._once(request, {"forge": 1})
-
-    async def query(self, request: Request) -> Response:
-        """The order as the channel knows it, signed; a refusal is not signed, as with the real one."""
-        if not self._authentic(request):
-            return _refusal(401, "SIGN_ERROR", "签名错误")
-        transaction = self._ledger.get("transaction", request.path_params["out_trade_no"])
-        if transaction is None or request.query_params.get("mchid") != MCHID:
-            return _refusal(404, "ORDER_NOT_EXIST", "订单不存在")
-        body = json.dumps(transaction, ensure_ascii=False).encode()
-        asked = request.headers.get("wechatpay-serial", "")
-        mode = KeyMode.PUBLIC_KEY if asked.startswith("PUB_KEY_ID_") else KeyMode.CERTIFICATE
-        chance = self._sim.chance("query", time.time_ns())
-        serial, key = self._keys.signer(mode, chance)
-        headers = signature_headers(serial, key, timestamp=int(time.time()), nonce=random_text(chance, 32), body=body)
-        return Response(body, headers=headers, media_type="application/json")
 
     async def keys(self, _: Request) -> Response:
         return JSONResponse(self._keys.as_json())
@@ -182,6 +163,7 @@ class WeChatPay:
                 "refunds": about(self._ledger.all("refund"), "out_trade_no"),
                 "notices": about(self._ledger.all("notice"), "about"),
                 "attempts": about(self._ledger.all("attempt"), "about"),
+                "calls": self._ledger.lines("call"),
             }
         )
 
@@ -203,7 +185,7 @@ class WeChatPay:
         return {
             "notice_id": str(uuid.UUID(int=bits, version=4)),
             "about": about,
-            "create_time": _beijing_now(),
+            "create_time": beijing_now(),
             "event_type": event_type,
             "original_type": original_type,
             "summary": summary,
@@ -219,7 +201,7 @@ class WeChatPay:
             "transaction_id": f"4200{self._sim.chance('never', order.out_trade_no).randrange(10**24):024d}",
             "trade_type": "JSAPI",
             "trade_state": "SUCCESS",
-            "success_time": _beijing_now(),
+            "success_time": beijing_now(),
             "payer": {"openid": order.openid},
             "amount": {"total": order.amount_fen, "payer_total": order.amount_fen, "currency": order.currency},
         }
@@ -231,35 +213,9 @@ class WeChatPay:
         attempts = [a for a in self._ledger.all("attempt") if a["notice_id"] == notice["notice_id"]]
         return JSONResponse({"notice_id": notice["notice_id"], "attempt": attempts[-1]})
 
-    def _authentic(self, request: Request) -> bool:
-        scheme, _, rest = request.headers.get("authorization", "").partition(" ")
-        said = dict(_AUTHORIZATION.findall(rest))
-        if scheme != "WECHATPAY2-SHA256-RSA2048" or said.get("mchid") != MCHID:
-            return False
-        if said.get("serial_no") != self._keys.merchant_serial:
-            return False
-        target = request.scope["raw_path"].decode()
-        if request.url.query:
-            target += f"?{request.url.query}"
-        message = f"{request.method}\n{target}\n{said.get('timestamp')}\n{said.get('nonce_str')}\n\n"
-        try:
-            signature = base64.b64decode(said.get("signature", ""), validate=True)
-            self._keys.merchant.verify(signature, message.encode(), padding.PKCS1v15(), hashes.SHA256())
-        except (ValueError, InvalidSignature):
-            return False
-        return True
-
-
-def _beijing_now() -> str:
-    return datetime.now(BEIJING).isoformat(timespec="seconds")
-
-
-def _refusal(status: int, code: str, message: str) -> Response:
-    return JSONResponse({"code": code, "message": message}, status)
-
 
 async def _bad_request(_: Request, error: Exception) -> Response:
-    return _refusal(400, "PARAM_ERROR", str(error))
+    return refusal(400, "PARAM_ERROR", str(error))
 
 
 def build(sim: Simulator) -> Starlette:
@@ -284,6 +240,7 @@ def build(sim: Simulator) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/sim/prepay", channel.prepay, methods=["POST"]),
             Route("/sim/pay", channel.pay, methods=["POST"]),
             Route("/sim/refund", channel.refund, methods=["POST"]),
             Route("/sim/notice", channel.notice, methods=["POST"]),
@@ -291,7 +248,7 @@ def build(sim: Simulator) -> Starlette:
             Route("/sim/forge", channel.forge, methods=["POST"]),
             Route("/sim/keys", channel.keys),
             Route("/sim/ledger", channel.ledger),
-            Route("/v3/pay/transactions/out-trade-no/{out_trade_no}", channel.query),
+            *channel.api.routes(),
         ],
         lifespan=lifespan,
         exception_handlers={ValidationError: _bad_request},
