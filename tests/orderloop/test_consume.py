@@ -364,7 +364,7 @@ async def test_trouble_across_a_rebalance_loses_nothing(topics_made: Made, house
         async with running(broker, house, handle=troubled, health=parts):
             await until(lambda: _ready(parts))
             seen = calls
-            await until(lambda: calls > seen + 10)
+            await until(lambda: calls > seen + 4)
         over.set()
         await until(lambda: _count(house, 200))
         await until(lambda: _acknowledged(broker, 200))

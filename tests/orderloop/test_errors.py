@@ -104,8 +104,10 @@ async def test_a_killed_connection_and_a_closed_port_are_the_world(
     conn = await postgres.connect(postgres_settings.url.get_secret_value(), application_name="victim")
     pid = await conn.fetchval("select pg_backend_pid()")
     await admin.execute("select pg_terminate_backend($1)", pid)
-    for _ in range(2):  # the first notices, the second finds it closed
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as lost:
+    for _ in range(2):  # the first notices, the second finds it closed, or (seen) asyncpg's protocol in between
+        with pytest.raises(
+            (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+        ) as lost:
             await conn.fetchval("select 1")
         assert is_transient(lost.value)
 
