@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orderloop_lab.simulators import alipay_keys
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, Keys, open_keys
 from payment_callback.channels.wechat import WeChat, certificates, public_key
 
@@ -23,3 +24,16 @@ def channel(keys: Keys) -> WeChat:
         keys=public_key(keys.public_key_id, (keys.folder / "public_key.pem").read_bytes())
         | certificates(path.read_bytes() for path in Path(keys.folder / "certificates").glob("*.pem")),
     )
+
+
+@pytest.fixture(scope="session")
+def alipay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an Alipay simulator, with its keys."""
+    state = tmp_path_factory.mktemp("alipay")
+    alipay_keys.prepare(state)
+    return state
+
+
+@pytest.fixture(scope="session")
+def alipay(alipay_state: Path) -> alipay_keys.Keys:
+    return alipay_keys.open_keys(alipay_state)

@@ -23,6 +23,7 @@ PURE = (
     "order_core/timers.py",
     "payment_callback/channels",
     "payment_callback/budget.py",
+    "payment_callback/pace.py",
     "logistics_poller/schedule.py",
     "logistics_poller/tracks.py",
     "settlement/answers.py",

@@ -23,8 +23,12 @@ class Rights:
 
 RIGHTS = {
     "payment_callback": Rights(
-        tables=frozenset({"callback_log", "callback_memory", "callback_hold", "outbox", "outbox_parked"}),
-        deletes=frozenset({"callback_hold", "outbox"}),
+        tables=frozenset(
+            {"callback_log", "callback_memory", "callback_hold", "outbox", "outbox_parked"}
+            | {"errand", "errand_timer", "awaited_payment", "callback_missing"}
+        ),
+        deletes=frozenset({"callback_hold", "outbox", "errand_timer", "awaited_payment"}),
+        updates={"errand": frozenset({"outcome", "finished_at"}), "errand_timer": ALL, "awaited_payment": ALL},
     ),
     "order_core": Rights(
         tables=frozenset(
@@ -69,7 +73,7 @@ RIGHTS = {
 }
 # History and evidence: whatever a service is talked into, it cannot rewrite these.
 NEVER_REWRITTEN = {
-    "payment_callback": {"callback_log", "callback_memory"},
+    "payment_callback": {"callback_log", "callback_memory", "callback_missing"},
     "order_core": {"order_log", "access_log", "payment_claim", "reservation", "shipment"},
     "logistics": {"parcel_scan"},
     "settlement": set[str](),

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import asyncpg
+import httpx
 
 from orderloop import auth, command, health, http, postgres, serve
 from orderloop.clock import Clock, SystemClock
@@ -12,12 +12,15 @@ from orderloop.connection import Patience
 from orderloop.errors import Permanent
 from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
 
-from . import address, retention, store
+from . import address, credential, retention, store
+from .accounts import REGISTERED, open_accounts
 from .budget import Budget
-from .channels import Channel, wechat
+from .channels import Channel
+from .channels.wechat import WeChat
 from .http import Gate, router
-from .receive import Reception
-from .settings import CallbackSettings, WechatSettings
+from .receive import Doctor, Reception
+from .settings import CallbackSettings, EvidenceSettings, WechatSettings
+from .speaking import speaking
 from .writer import Writer
 
 SERVICE = "payment-callback"
@@ -28,7 +31,6 @@ _DESCRIPTION = (
 )
 
 _LOG_DAYS_AHEAD = 7  # looked after hourly and at every start; until there is a day for it, a notice is answered 503
-
 
 # A channel sends a notice in one go, from machines next door to ours; who takes longer is no channel.
 _PATIENCE = Patience(headers=10, body=10)
@@ -41,9 +43,11 @@ def build(
     settings: CallbackSettings,
     clock: Clock,
     http_settings: HttpSettings,
+    state: health.Health | None = None,
+    doctor_key: bytes | None = None,
 ) -> Gate:
-    """The HTTP application. A further channel is one more module and one more element of `channels`."""
-    state = health.Health()
+    """The HTTP application. A further channel is one more module and one more line in `accounts`."""
+    state = health.Health() if state is None else state
     state.require("postgres", health.postgres(pool))
     app = http.create_app(SERVICE, title="OrderLoop payment-callback", description=_DESCRIPTION, health=state)
     writer = Writer(pool)
@@ -53,15 +57,24 @@ def build(
         rows_per_address=settings.refused_rows_per_address,
     )
     app.include_router(router(pool, auth.operator(http_settings.operator_token)))
-    receptions = [Reception(channel, writer=writer, clock=clock, budget=budget) for channel in channels]
+    receptions = [
+        Reception(channel, writer=writer, clock=clock, budget=budget, doctor=_doctor(channel, doctor_key, clock))
+        for channel in channels
+    ]
     return Gate(app, receptions, proxies=_proxies(http_settings.trusted_proxies))
 
 
 async def run() -> None:
     """Serve until told to stop. Needs the database; Kafka may be away."""
-    channels = [wechat_channel(WechatSettings())]  # pyright: ignore[reportCallIssue]
-    outbox = OutboxSettings()  # pyright: ignore[reportCallIssue]
-    async with postgres.pool(PostgresSettings(), application_name=SERVICE) as pool:  # pyright: ignore[reportCallIssue]
+    outbox, evidence = OutboxSettings(), EvidenceSettings()  # pyright: ignore[reportCallIssue]
+    async with (
+        postgres.pool(PostgresSettings(), application_name=SERVICE) as pool,  # pyright: ignore[reportCallIssue]
+        # The environment's proxies are not asked: nobody but the channel sees these calls.
+        httpx.AsyncClient(follow_redirects=False, trust_env=False) as client,
+    ):
+        state, clock = health.Health(), SystemClock()
+        accounts = open_accounts(REGISTERED, client, clock)
+        gateways = [account.gateway for account in accounts if account.gateway is not None]
 
         async def ensure_days() -> None:
             async with pool.acquire() as conn:
@@ -69,14 +82,23 @@ async def run() -> None:
 
         settings = CallbackSettings()  # pyright: ignore[reportCallIssue]
         keep = retention.Retention(timedelta(hours=settings.log_hours), timedelta(days=settings.memory_days))
-        tasks = {
+        tasks: dict[str, serve.Task] = {
             "log days": serve.periodic("log days", ensure_days, seconds=3600),
             "retention": serve.periodic("retention", lambda: keep.enforce(pool), seconds=600),
         }
+        tasks |= speaking(pool, gateways, settings=evidence, health=state, clock=clock)
         if outbox.relay == "embedded":
             tasks["relay"] = command.relay(SERVICE).run
         http_settings = HttpSettings()  # pyright: ignore[reportCallIssue]
-        app = build(pool, channels=channels, settings=settings, clock=SystemClock(), http_settings=http_settings)
+        app = build(
+            pool,
+            channels=[account.channel for account in accounts],
+            settings=settings,
+            clock=clock,
+            http_settings=http_settings,
+            state=state,
+            doctor_key=doctor_key(settings, WechatSettings()),  # pyright: ignore[reportCallIssue]
+        )
         await serve.serve(app, http_settings, tasks=tasks, patience=_PATIENCE)
 
 
@@ -86,21 +108,16 @@ async def republish(*, since: datetime, until: datetime) -> int:
         return await retention.republish(pool, since=since, until=until)
 
 
-def wechat_channel(settings: WechatSettings) -> wechat.WeChat:
-    """WeChat Pay with the keys that are configured. Raises Permanent when they cannot be used."""
-    keys = dict[str, wechat.VerifyingKey]()
-    if (settings.public_key_id is None) != (settings.public_key_file is None):
-        raise Permanent("ORDERLOOP_WECHAT_PUBLIC_KEY_ID and ORDERLOOP_WECHAT_PUBLIC_KEY_FILE belong together")
-    if settings.public_key_id is not None and settings.public_key_file is not None:
-        keys |= wechat.public_key(settings.public_key_id, settings.public_key_file.read_bytes())
-    if settings.certificate_dir is not None:
-        keys |= wechat.certificates(_pems(settings.certificate_dir))
-    return wechat.WeChat(
-        mchid=settings.mchid,
-        appids=[appid.strip() for appid in settings.appid.split(",")],
-        apiv3_key=settings.apiv3_key.get_secret_value().encode(),
-        keys=keys,
-    )
+def doctor_key(settings: CallbackSettings, merchant: WechatSettings) -> bytes:
+    """What the service and the `doctor` command recognise each other by."""
+    secret = settings.doctor_key or merchant.apiv3_key
+    return credential.doctor_key(secret.get_secret_value().encode())
+
+
+def _doctor(channel: Channel, key: bytes | None, clock: Clock) -> Doctor | None:
+    if key is None:
+        return None
+    return Doctor(key, clock, channel.fingerprints if isinstance(channel, WeChat) else {})
 
 
 def _proxies(text: str) -> tuple[address.Network, ...]:
@@ -108,7 +125,3 @@ def _proxies(text: str) -> tuple[address.Network, ...]:
         return address.networks(text)
     except ValueError as error:
         raise Permanent(f"ORDERLOOP_HTTP_TRUSTED_PROXIES: {error}") from None
-
-
-def _pems(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.glob("*.pem"))]

@@ -1,6 +1,6 @@
 """The catalogue of payment-callback's own metrics."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # Seconds; the channel gives us 5.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5)
@@ -18,4 +18,19 @@ BATCH = Histogram(
 )
 UNLOGGED = Counter(
     "orderloop_callbacks_unlogged_total", "Refused callbacks beyond the log's budget: counted only", ["channel"]
+)
+
+ASKED = Histogram(
+    "orderloop_channel_call_seconds",
+    "Calls to a channel's API by what was wanted",
+    ["channel", "call"],
+    buckets=_SECONDS,
+)
+ERRANDS = Gauge("orderloop_channel_errands_open", "Closes and refunds whose outcome is not known", ["kind"])
+OLDEST_ERRAND = Gauge("orderloop_channel_errand_oldest_seconds", "Age of the oldest of them", ["kind"])
+# Counted from the table at every look, so that no restart forgets a failed callback; equal in every process.
+MISSING = Gauge(
+    "orderloop_callbacks_missing",
+    "Payments whose callback had not come when the channel was asked, ever: a late or applied one stays counted",
+    ["channel", "policy"],
 )

@@ -1,11 +1,25 @@
 """Settings of payment-callback alone; the areas that all services share stand in orderloop.settings."""
 
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from orderloop.settings import Settings, area
+
+
+def _private(url: str) -> str:
+    """https, except to this very machine: answers decide about money."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme != "https" and not (host == "localhost" or (host[:1].isdigit() and ip_address(host).is_loopback)):
+        raise ValueError("must start with https://")
+    return url
+
+
+_Url = Annotated[str, AfterValidator(_private)]
 
 
 class WechatSettings(Settings):
@@ -18,6 +32,51 @@ class WechatSettings(Settings):
     public_key_file: Path | None = Field(None, description="the downloaded pub_key.pem")
     certificate_dir: Path | None = Field(
         None, description="folder of platform certificates *.pem; during a switch-over beside the public key"
+    )
+    api_base_url: _Url = Field("https://api.mch.weixin.qq.com", description="the channel's API")
+    merchant_serial: str | None = Field(
+        None, description="serial number of the merchant's API certificate; unset: the channel is never asked"
+    )
+    merchant_key_file: Path | None = Field(None, description="apiclient_key.pem, set together with merchant_serial")
+    sub_mchid: str | None = Field(None, description="for a service provider: the merchant it acts for")
+    combined: bool = Field(False, description="true: orders may be paid as combined orders under their own number")
+    refund_notify_url: _Url | None = Field(
+        None, description="where refunds are notified; unset: as set on the merchant platform"
+    )
+
+
+class AlipaySettings(Settings):
+    """Optional as a whole: without these there is no Alipay."""
+
+    model_config = area("ALIPAY")
+
+    app_id: str | None = Field(None, description="app id, or several split by commas; the first one asks")
+    seller_id: str | None = Field(None, description="2088…, the seller; a notice for another one is refused")
+    public_key_file: Path | None = Field(None, description="Alipay's public key (not the app's): PEM or bare base64")
+    private_key_file: Path | None = Field(None, description="the app's private key: PEM or bare base64")
+    gateway_url: _Url = Field("https://openapi.alipay.com/gateway.do", description="the channel's API")
+
+
+class EvidenceSettings(Settings):
+    """Looking for payments of which no callback told us."""
+
+    model_config = area("EVIDENCE")
+
+    policy: Literal["report", "apply"] = Field(
+        "report", description="report: an anomaly for a person; apply: the payment is published, too"
+    )
+    first_minutes: list[Annotated[float, Field(gt=0)]] = Field(
+        [5, 15, 30], description="ages of a pending order, in minutes, at which its channel is asked"
+    )
+    then_minutes: Annotated[float, Field(gt=0)] = Field(60, description="after those, every so many minutes")
+    grace_seconds: Annotated[float, Field(ge=0)] = Field(
+        60, description="a callback may be this late before it counts as missing; never compressed"
+    )
+    queries_per_second: Annotated[int, Field(ge=1)] = Field(
+        20, description="how often one process asks the channels without being asked"
+    )
+    time_factor: Annotated[float, Field(gt=0)] = Field(
+        1, description="divides the minutes above and the waits between repeated calls; 1 in reality"
     )
 
 

@@ -18,8 +18,9 @@ from orderloop import outbox, tracing
 from orderloop.errors import Transient, is_transient
 from orderloop.postgres import Connection
 
-from . import metrics, store
+from . import errand_store, metrics, store
 from .attempt import Attempt, Verdict
+from .errand_store import Errand
 from .store import Remembered
 
 log = structlog.get_logger()
@@ -102,6 +103,7 @@ class Writer:
         ):
             facts = [fact for waiting in batch for fact in waiting.facts]
             new = await store.remember(conn, facts) if facts else set[str]()
+            asked = await errand_store.add(conn, [one for waiting in batch for one in _errands(waiting.attempt)])
             verdicts: list[Verdict] = []
             staged: list[Remembered] = []
             for waiting in batch:
@@ -111,7 +113,9 @@ class Writer:
                         new.remove(fact.event_id)  # a second copy in this batch is a repeat
                         fresh.append(fact)
                 staged += fresh
-                verdicts.append(_verdict(waiting, fresh))
+                questions = {one.identity for one in _errands(waiting.attempt)}
+                verdicts.append(_verdict(waiting, new=bool(fresh or questions & asked)))
+                asked -= questions
             if staged:
                 await stage(conn, staged)
             await store.log(
@@ -120,12 +124,20 @@ class Writer:
         return verdicts
 
 
-def _verdict(waiting: _Waiting, fresh: Sequence[Remembered]) -> Verdict:
-    if waiting.attempt.refusal is not None:
+def _verdict(waiting: _Waiting, *, new: bool) -> Verdict:
+    notice = waiting.attempt.notice
+    if notice is None:
         return Verdict.REFUSED
-    if fresh:
+    if new:
         return Verdict.ACCEPTED
-    return Verdict.DUPLICATE if waiting.facts else Verdict.NOTED
+    return Verdict.DUPLICATE if notice.facts or notice.questions else Verdict.NOTED
+
+
+def _errands(attempt: Attempt) -> list[Errand]:
+    if attempt.notice is None or not attempt.notice.questions:
+        return []
+    now = datetime.now(UTC)
+    return [errand_store.refund_look(question, now, attempt.traceparent) for question in attempt.notice.questions]
 
 
 def _remembered(attempt: Attempt) -> tuple[Remembered, ...]:

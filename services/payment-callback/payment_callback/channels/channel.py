@@ -46,6 +46,7 @@ class Shape(StrEnum):
     REFUND = "refund"
     PROFIT_SHARING = "profit_sharing"
     ECHO = "echo"  # the channel's self-test
+    CLOSED = "closed"  # an unpaid order that the channel has closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,27 @@ class Fact:
     occurred_at: datetime | None  # None: the channel named no time
 
 
+def paid(event: PaymentNotified) -> Fact:
+    """That an order was paid, under the name that it has for every channel and however we learn of it."""
+    return Fact(f"{event.channel}:{event.transaction_id}:paid", event, event.paid_at)
+
+
+def refunded(event: RefundNotified) -> Fact:
+    """How a refund ended. An abnormal one may succeed later: another fact about the same refund, so another id."""
+    ended = "refunded" if event.refund_status == "SUCCESS" else event.refund_status.lower()
+    return Fact(f"{event.channel}:{event.refund_id}:{ended}", event, event.finished_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that a notice only hints at: the refund's own amount has to be asked for."""
+
+    channel: str
+    order_no: str
+    transaction_id: str
+    out_refund_no: str
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """An authentic, understood notification."""
@@ -66,6 +88,7 @@ class Notice:
     transaction_ids: tuple[str, ...]
     facts: tuple[Fact, ...] = ()  # empty: nothing that an order would need to hear
     remark: str = ""  # why there are fewer facts than orders
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

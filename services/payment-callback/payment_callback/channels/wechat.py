@@ -5,7 +5,7 @@ wechatpay-skills @15f40d0 (probes, shapes), webhook pages of wechatpay-im @35a35
 """
 
 import base64
-import binascii
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import ValidationError
 
@@ -23,14 +23,14 @@ from orderloop.errors import Permanent
 from orderloop.events import PaymentNotified, RefundNotified
 from orderloop.ids import is_order_no
 
-from .channel import Answer, Fact, Notice, Reason, Refused, Shape
+from . import signing
+from .channel import Answer, Fact, Notice, Reason, Refused, Shape, paid, refunded
 
 NAME = "wechat"
 
 _SIGNATURE_TYPE = "WECHATPAY2-SHA256-RSA2048"
 _PROBE = "WECHATPAY/SIGNTEST/"
 _WINDOW_SECONDS = 300  # exclusive, as in the channel's own library
-_SHORTEST_RSA_BITS = 2048
 _APIV3_KEY_BYTES = 32
 _NONCE_BYTES = 12
 
@@ -71,8 +71,7 @@ class WeChat:
         if not keys:
             raise Permanent("neither a WeChat Pay public key nor a platform certificate is configured")
         for serial, key in keys.items():
-            if key.public.key_size < _SHORTEST_RSA_BITS:
-                raise Permanent(f"key {serial} has {key.public.key_size} bits, fewer than {_SHORTEST_RSA_BITS}")
+            signing.long_enough(key.public, serial)
         self._mchid = mchid
         self._appids = frozenset(appids)
         self._aead = AESGCM(apiv3_key)
@@ -85,6 +84,11 @@ class WeChat:
             (lambda plain: "echo_message" in plain, self._echo),
             (lambda plain: "trade_state" in plain, self._transaction),
         )
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """By serial, what tells the configured keys from others."""
+        return {serial: fingerprint(key) for serial, key in self._keys.items()}
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         try:
@@ -111,7 +115,7 @@ class WeChat:
             raise Refused(Reason.CERTIFICATE_EXPIRED)
         message = b"%b\n%b\n%b\n" % (timestamp.encode(), nonce.encode("latin-1"), body)
         try:
-            key.public.verify(_signature(signature), message, padding.PKCS1v15(), hashes.SHA256())
+            signing.verify(key.public, signature, message)
         except InvalidSignature:
             raise Refused(Reason.BAD_SIGNATURE if known else Reason.UNKNOWN_SERIAL) from None
         if known is None:
@@ -211,7 +215,7 @@ class WeChat:
             total_fen=plain["amount"]["total"],
             finished_at=finished_at,
         )
-        return Notice(Shape.REFUND, (order_no,), (transaction_id,), (_refunded(event, finished_at),))
+        return Notice(Shape.REFUND, (order_no,), (transaction_id,), (refunded(event),))
 
     def _profit_sharing(self, plain: Mapping[str, Any]) -> Notice:
         # Told to receivers of a split; what we ourselves split is asked for by settlement.
@@ -231,6 +235,12 @@ class WeChat:
         return self._mchid
 
 
+def fingerprint(key: VerifyingKey) -> str:
+    """SHA-256 over the DER of the public key, the first 8 bytes."""
+    der = key.public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()[:16]
+
+
 def public_key(key_id: str, pem: bytes) -> dict[str, VerifyingKey]:
     """Public-key mode: the key that the merchant downloaded, under its id `PUB_KEY_ID_…`. Raises Permanent."""
     if not key_id.startswith("PUB_KEY_ID_"):
@@ -239,7 +249,7 @@ def public_key(key_id: str, pem: bytes) -> dict[str, VerifyingKey]:
         key = serialization.load_pem_public_key(pem)
     except ValueError:
         raise Permanent(f"the public key {key_id} is no PEM public key") from None
-    return {key_id: VerifyingKey(_rsa(key, key_id))}
+    return {key_id: VerifyingKey(signing.public_rsa(key, key_id))}
 
 
 def certificates(pems: Iterable[bytes]) -> dict[str, VerifyingKey]:
@@ -251,30 +261,15 @@ def certificates(pems: Iterable[bytes]) -> dict[str, VerifyingKey]:
         except ValueError:
             raise Permanent("a file of the certificate folder is no PEM certificate") from None
         serial = _serial(f"{certificate.serial_number:X}")
-        found[serial] = VerifyingKey(_rsa(certificate.public_key(), serial), certificate.not_valid_after_utc)
+        found[serial] = VerifyingKey(
+            signing.public_rsa(certificate.public_key(), serial), certificate.not_valid_after_utc
+        )
     return found
-
-
-def _rsa(key: object, name: str) -> rsa.RSAPublicKey:
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise Permanent(f"key {name} is not an RSA key")
-    return key
 
 
 def _serial(text: str) -> str:
     """Hexadecimal numbers are equal however they are padded and cased."""
     return text.upper().lstrip("0")
-
-
-def _signature(text: str) -> bytes:
-    """Raises InvalidSignature. Only the canonical base64 counts, so that one signature has one spelling."""
-    try:
-        raw = binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:
-        raise InvalidSignature from None
-    if binascii.b2a_base64(raw, newline=False) != text.encode("latin-1", "replace"):
-        raise InvalidSignature
-    return raw
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -288,7 +283,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _paid(order: Mapping[str, Any], mchid: str, total: int, payer_total: int) -> Fact:
-    paid_at = _time(order["success_time"])
     event = PaymentNotified(
         order_no=order["out_trade_no"],
         channel=NAME,
@@ -298,16 +292,10 @@ def _paid(order: Mapping[str, Any], mchid: str, total: int, payer_total: int) ->
         amount_fen=total,
         payer_total_fen=payer_total,
         currency=order["amount"].get("currency", "CNY"),
-        paid_at=paid_at,
+        paid_at=_time(order["success_time"]),
         source="callback",
     )
-    return Fact(f"{NAME}:{event.transaction_id}:paid", event, paid_at)
-
-
-def _refunded(event: RefundNotified, finished_at: datetime | None) -> Fact:
-    # An abnormal refund may succeed later: another fact about the same refund, so another id.
-    fact = "refunded" if event.refund_status == "SUCCESS" else event.refund_status.lower()
-    return Fact(f"{NAME}:{event.refund_id}:{fact}", event, finished_at)
+    return paid(event)
 
 
 def _time(text: str) -> datetime:
