@@ -92,6 +92,10 @@ class CallbackSettings(Settings):
     refused_rows_per_address: Annotated[int, Field(ge=0)] = Field(
         500, description="refused callbacks that one process logs per hour and sender; more are only counted"
     )
+    doctor_key: SecretStr | None = Field(
+        None, description="what `doctor` and the service recognise each other by; unset: derived from the APIv3 key"
+    )
+    notify_url: str | None = Field(None, description="the notify URL as the channel calls it; `doctor` examines it")
     log_hours: Annotated[int, Field(ge=24)] = Field(
         72, description="hours for which every callback's body stays in the log; whole days are dropped"
     )
