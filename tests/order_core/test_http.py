@@ -227,3 +227,66 @@ async def test_the_timeline_tells_the_whole_story_without_the_receivers_data(
     assert [payment["applied"] for payment in story["payments"]] == [True, False]
     assert "张三" not in answer.text
     assert "13800000000" not in answer.text
+
+
+async def test_part_of_the_money_goes_back_once_per_key(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no, key = await paid_order(shop, pool), keyed()
+    wish = {"reason": "a scratch", "amount_fen": 900}
+
+    first = await shop.post(f"/v1/orders/{order_no}/refund", json=wish, headers=key)
+    again = await shop.post(f"/v1/orders/{order_no}/refund", json=wish, headers=key)
+    too_much = await shop.post(f"/v1/orders/{order_no}/refund", json=wish | {"amount_fen": 9900}, headers=keyed())
+    rest = await shop.post(f"/v1/orders/{order_no}/refund", json={"reason": "all of it"}, headers=keyed())
+
+    assert first.json() == again.json()
+    assert (first.json()["out_refund_no"], first.json()["status"]) == (f"{order_no}_R1", "paid")
+    assert (too_much.status_code, too_much.json()["reason"]) == (409, "nothing-left-to-refund")
+    assert (rest.json()["amount_fen"], rest.json()["status"]) == (AMOUNT - 900, "refunding")
+    assert await pool.fetchval("select count(*) from access_log where route = 'refund'") == 3
+
+
+async def test_twenty_simultaneous_refunds_give_back_no_more_than_came(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    order_no = await paid_order(shop, pool)
+    wish = {"reason": "many clicks", "amount_fen": 2000}
+
+    answers = await asyncio.gather(
+        *(shop.post(f"/v1/orders/{order_no}/refund", json=wish, headers=keyed()) for _ in range(20))
+    )
+
+    assert sorted({answer.status_code for answer in answers}) == [202, 409]
+    assert await pool.fetchval("select sum(amount_fen) from refund") <= AMOUNT
+
+
+async def test_closing_asks_the_channels_and_says_so(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no = await reserve(shop)
+
+    first = await shop.post(f"/v1/orders/{order_no}/close", headers=keyed())
+    second = await shop.post(f"/v1/orders/{order_no}/close", headers=keyed())
+
+    assert (first.status_code, first.json()["status"]) == (202, "pending")
+    assert (second.status_code, second.json()["reason"]) == (409, "closing-already")
+    story = (await shop.get(f"/v1/orders/{order_no}/timeline")).json()
+    assert story["closing"] == {"asked": 1, "open": True}
+    assert [timer["kind"] for timer in story["timers"]] == ["ask_again", "expire"]
+
+
+async def test_orders_are_listed_page_by_page_by_status_and_source(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    orders = [await reserve(shop, external_order_id=f"D-{n}") for n in range(5)]
+    other = await reserve(shop, source="pos", external_order_id="P-1")
+    await told(pool, paid(orders[0]))
+
+    listed: list[str] = []
+    after: str | None = None
+    for _ in range(3):
+        query = {"status": "pending", "source": "douyin", "limit": 2} | ({"after": after} if after else {})
+        answer = (await shop.get("/v1/orders", params=query)).json()
+        listed += [row["order_no"] for row in answer["items"]]
+        after = answer["next"]
+        if after is None:
+            break
+
+    assert listed == sorted(orders[1:], reverse=True)
+    assert after is None
+    assert other not in listed

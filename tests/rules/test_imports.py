@@ -18,6 +18,7 @@ PURE = (
     "order_core/orders.py",
     "order_core/parcels.py",
     "order_core/refunds.py",
+    "order_core/repairs.py",
     "order_core/settling.py",
     "order_core/states.py",
     "order_core/timers.py",

@@ -13,6 +13,7 @@ from orderloop.health import Health
 from orderloop.serve import Task, periodic, serve
 
 from . import consumers, http, timeouts
+from .dead_letters import Gatherer
 from .settings import OrderCoreSettings
 
 
@@ -35,6 +36,7 @@ async def run() -> None:
         )
         tasks: dict[str, Task] = {
             "consumer": consumer.run,
+            "dead letters": Gatherer(settings.kafka, pool).run,
             "waiting": periodic(
                 "waiting",
                 lambda: timeouts.give_up_waiting(pool, longest=settings.order.longest_wait),

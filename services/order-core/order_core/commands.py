@@ -4,8 +4,7 @@ The answer to a key is written in the transaction of the effect, so that a repea
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +18,20 @@ from orderloop.tracing import current_traceparent
 
 from . import answers, history
 from .apply import CommandRefused, apply
-from .orders import Command, Incoming, Order
+from .orders import Change, Command, Incoming, Order
+from .timers import PATIENCE, Patience
+
+# What to tell a caller whose command the order forbids. Not among them: "status", which the status itself explains.
+REASONS: Mapping[str, str] = {
+    "amount-mismatch": "The payment has another amount than the order.",
+    "closing-already": "The channels have been asked to close this order already, and have not answered yet.",
+    "currency-mismatch": "The payment has another currency than the order.",
+    "no-such-payment": "The order has no such payment.",
+    "nothing-left-to-refund": "Less than that is left: the rest has gone back, or is on its way back.",
+    "nothing-to-settle": "Nothing is left to settle, or the bank has not refused the last instruction.",
+    "payment-refunded": "The payment has gone back, or is on its way back.",
+    "transaction-reused": "Another order lives on that transaction.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,11 @@ class Request:
     def body_hash(self) -> bytes:
         return hashlib.sha256(self.order_no.encode() + b"\n" + self.body).digest()
 
+    @property
+    def event_id(self) -> str:
+        """The command's own id in the inbox, where no other names the fact."""
+        return f"{self.route}:{hashlib.sha256(f'{self.caller} {self.key}'.encode()).hexdigest()[:24]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -47,44 +64,78 @@ Answers = Callable[[Order], Mapping[str, Any]]  # the order after the change -> 
 
 
 async def execute(
-    conn: Connection, request: Request, *, event_id: str, body: Command, answer: Answers, now: datetime
+    conn: Connection,
+    request: Request,
+    *,
+    body: Command,
+    told: Answers,
+    now: datetime,
+    event_id: str | None = None,
+    patience: Patience = PATIENCE,
 ) -> Answer:
-    """Do it once and remember the answer; a repeat of the request gets the remembered one.
+    """Change the order once and remember the answer; a repeat of the request gets the remembered one.
 
-    Raises Problem: 404 unknown order, 409 when the order's status forbids it (nothing is stored), or when the same
-    request is still running, 422 when the key was used with another body.
+    Raises Problem as `once` does, and 404 for an unknown order, 409 when the order forbids it (nothing is stored).
+    """
+
+    async def act() -> Mapping[str, Any]:
+        command = Incoming(
+            request.order_no,
+            event_id or request.event_id,
+            request.route,
+            request.caller,
+            now,
+            body,
+            current_traceparent(),
+        )
+        return told((await changed(conn, command, now=now, patience=patience)).after)
+
+    return await once(conn, request, act)
+
+
+async def once(conn: Connection, request: Request, act: Callable[[], Awaitable[Mapping[str, Any]]]) -> Answer:
+    """Run `act` in a transaction with the memory of its answer.
+
+    Raises Problem: 409 when the same request is still running, 422 when the key was used with another body.
     """
     mine = {"caller": request.caller, "route": request.route, "key": request.key}
     try:
         async with conn.transaction():
             if not await answers.claim_key(conn, **mine, body_hash=request.body_hash):
                 return await _remembered(conn, request)
-            incoming = Incoming(
-                request.order_no, event_id, request.route, request.caller, now, body, current_traceparent()
-            )
-            order = await _changed(conn, incoming, now=now)
-            told = orjson.dumps(dict(answer(order)))
-            await answers.answer_key(conn, **mine, status=202, answer=told)
-            return Answer(202, told)
+            accepted = answer(202, await act())
+            await answers.answer_key(conn, **mine, status=accepted.status, answer=accepted.body)
+            return accepted
     except asyncpg.LockNotAvailableError:
         raise Problem(409, "still-running", "This order is being changed at this moment. Try again shortly.") from None
 
 
-async def _changed(conn: Connection, incoming: Incoming, *, now: datetime) -> Order:
-    with suppress(CommandRefused):
-        outcomes = await apply(conn, [incoming], now=now)
-        if outcomes.changes:
-            return outcomes.changes[0].after
+async def changed(conn: Connection, incoming: Incoming, *, now: datetime, patience: Patience) -> Change:
+    """The change that a command, or an event that a person applies, makes. Raises Problem when it makes none."""
+    reason = "status"
+    try:
+        outcomes = await apply(conn, [incoming], now=now, patience=patience)
+        for change in outcomes.changes:
+            if change.cause.key == incoming.key:
+                return change
+        reason = next((parked.kind.replace("_", "-") for parked in outcomes.parked.values()), reason)
+    except CommandRefused as refused:
+        reason = refused.reason
     row = await history.order_by_number(conn, incoming.order_no)
     if row is None:
         raise Problem(404, "unknown-order", "No order has this number.")
     raise Problem(
         409,
         "order-status-forbids",
-        f"The order is {row['status']}; {incoming.type} is not possible, or has happened already.",
+        REASONS.get(reason, f"The order is {row['status']}; {incoming.type} is not possible, or has happened already."),
         order_no=incoming.order_no,
         order_status=row["status"],
+        reason=reason,
     )
+
+
+def answer(status: int, told: Mapping[str, Any]) -> Answer:
+    return Answer(status, orjson.dumps(dict(told)))
 
 
 async def _remembered(conn: Connection, request: Request) -> Answer:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import asyncpg
-from fastapi import Depends, FastAPI, Header, Path, Request, Response
+from fastapi import Depends, FastAPI, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
@@ -14,11 +14,13 @@ from orderloop.health import Health
 from orderloop.ids import ORDER_NO
 from orderloop.problem import Problem
 
-from . import answers, commands, history
-from .orders import ConfirmReceipt, Order
+from . import commands, desk_routes, history
+from .orders import AskRefund, Close, ConfirmReceipt, Order
+from .request import OrderNo, Reason, Text, answered, log_access, order_command
 from .reserve import Reservation, ReservationDiffers, reserve
 from .settings import OrderSettings
 from .ship import ship
+from .states import Status
 from .timeline import summary, timeline
 
 # SET-5: confirming moves money, and not at once.
@@ -27,20 +29,6 @@ RECEIPT_PROMPT = {
     "en": "Confirming receipt triggers the split of the money. Expect it within 1–3 working days; "
     "the bank's message is authoritative.",
 }
-
-OrderNo = Annotated[str, Path(pattern=f"^{ORDER_NO.pattern}$", description="as given by POST /v1/orders")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=8,
-        max_length=128,
-        pattern=r"^[\x21-\x7e]+$",
-        description="required; the same key repeats the same answer for 30 days",
-    ),
-]
-Caller = Annotated[str, Header(alias="X-Caller", max_length=64, pattern=r"^[\w.:/-]+$", description="who is asking")]
-Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 
 
 class ReserveBody(BaseModel):
@@ -52,6 +40,17 @@ class ReserveBody(BaseModel):
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "CNY"
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=200)]
     receiver: Receiver
+
+
+class RefundBody(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason
+    amount_fen: Annotated[int, Field(strict=True, gt=0, le=10**12)] | None = Field(
+        None, description="without it, all that is left"
+    )
+    channel: Text | None = Field(None, description="with transaction_id: a payment that stands beside the order's own")
+    transaction_id: Text | None = None
 
 
 class ShipBody(BaseModel):
@@ -74,7 +73,7 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
         wanted = Reservation(**{name: getattr(body, name) for name in ReserveBody.model_fields})
         try:
             async with pool.acquire() as conn:
-                order_no, new = await reserve(conn, wanted, now=clock.now())
+                order_no, new = await reserve(conn, wanted, now=clock.now(), patience=settings.patience)
         except ReservationDiffers as error:
             raise Problem(
                 409,
@@ -85,6 +84,19 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
         tracing.tag_order(order_no)
         response.status_code = 201 if new else 200
         return {"order_no": order_no}
+
+    @app.get("/v1/orders", tags=["orders"], summary="Orders, newest first")
+    async def _list(
+        status: Status | None = None,
+        source: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
+        after: Annotated[
+            str | None, Query(pattern=f"^{ORDER_NO.pattern}$", description="`next` of the page before")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> dict[str, Any]:
+        async with pool.acquire() as conn:
+            rows, following = await history.page(conn, status=status, source=source, after=after, most=limit)
+        return {"items": [summary(row) for row in rows], "next": following}
 
     @app.get("/v1/orders/{order_no}", tags=["orders"], summary="The order as it stands")
     async def _read(order_no: OrderNo) -> dict[str, Any]:
@@ -106,13 +118,13 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
 
     @app.post("/v1/orders/{order_no}/ship", status_code=202, tags=["orders"], summary="Ship the order, once")
     async def _ship(
-        order_no: OrderNo, body: ShipBody, command: Annotated[commands.Request, Depends(_command)]
+        order_no: OrderNo, body: ShipBody, command: Annotated[commands.Request, Depends(order_command)]
     ) -> Response:
         decision = Decision(
             warehouse=body.warehouse or settings.default_warehouse,
             express_code=body.express_code or settings.default_express_code,
         )
-        return _answered(await ship(pool, redis, command, decision=decision, now=clock.now()))
+        return answered(await ship(pool, redis, command, decision=decision, now=clock.now()))
 
     @app.post(
         "/v1/orders/{order_no}/confirm-receipt",
@@ -120,7 +132,7 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
         tags=["orders"],
         summary="The customer has the goods: the money may move",
     )
-    async def _confirm(order_no: OrderNo, command: Annotated[commands.Request, Depends(_command)]) -> Response:
+    async def _confirm(order_no: OrderNo, command: Annotated[commands.Request, Depends(order_command)]) -> Response:
         def answer(order: Order) -> dict[str, Any]:
             return {"order_no": order.order_no, "status": order.status, "prompt": RECEIPT_PROMPT}
 
@@ -130,10 +142,11 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
                 command,
                 event_id=f"{order_no}:receipt-confirmed",
                 body=ConfirmReceipt(),
-                answer=answer,
+                told=answer,
                 now=clock.now(),
+                patience=settings.patience,
             )
-        return _answered(done)
+        return answered(done)
 
     @app.get(
         "/v1/orders/{order_no}/confirm-receipt/prompt",
@@ -143,40 +156,48 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
     async def _prompt(order_no: OrderNo) -> dict[str, str]:
         return RECEIPT_PROMPT
 
-    @app.middleware("http")
-    async def _access_log(request: Request, call_next: Any) -> Response:
-        """Every attempt at a change, refused ones included: the patrol counts them by order."""
-        response: Response = await call_next(request)
-        command: commands.Request | None = getattr(request.state, "command", None)
-        if command is not None:
-            async with pool.acquire() as conn:
-                await answers.log_access(
-                    conn,
-                    order_no=command.order_no,
-                    request_id=request.headers.get("x-request-id", command.key)[:128],
-                    route=command.route,
-                    caller=command.caller,
-                    status=response.status_code,
-                )
-        return response
+    @app.post(
+        "/v1/orders/{order_no}/close",
+        status_code=202,
+        tags=["orders"],
+        summary="Nobody shall pay any more: the channels are asked, and the order is closed by their word",
+    )
+    async def _close(order_no: OrderNo, command: Annotated[commands.Request, Depends(order_command)]) -> Response:
+        def answer(order: Order) -> dict[str, Any]:
+            return {"order_no": order.order_no, "status": order.status, "closing": True}
 
+        async with pool.acquire() as conn:
+            done = await commands.execute(
+                conn, command, body=Close(), told=answer, now=clock.now(), patience=settings.patience
+            )
+        return answered(done)
+
+    @app.post("/v1/orders/{order_no}/refund", status_code=202, tags=["orders"], summary="Give money back, once")
+    async def _refund(
+        order_no: OrderNo, body: RefundBody, command: Annotated[commands.Request, Depends(order_command)]
+    ) -> Response:
+        def answer(order: Order) -> dict[str, Any]:
+            refund = max(order.refunds, key=lambda one: one.number)
+            return {
+                "order_no": order.order_no,
+                "status": order.status,
+                "out_refund_no": refund.out_refund_no,
+                "amount_fen": refund.amount_fen,
+                "state": refund.state,
+            }
+
+        transaction = (body.channel, body.transaction_id) if body.channel and body.transaction_id else None
+        async with pool.acquire() as conn:
+            done = await commands.execute(
+                conn,
+                command,
+                body=AskRefund(body.reason, body.amount_fen, transaction),
+                told=answer,
+                now=clock.now(),
+                patience=settings.patience,
+            )
+        return answered(done)
+
+    app.include_router(desk_routes.create(pool, clock, settings.patience))
+    log_access(app, pool)
     return app
-
-
-async def _command(
-    request: Request, order_no: OrderNo, key: IdempotencyKey = None, caller: Caller = "anonymous"
-) -> commands.Request:
-    tracing.tag_order(order_no)
-    if key is None:
-        raise Problem(
-            400,
-            "idempotency-key-missing",
-            "Send an Idempotency-Key header (a UUID, the same one on every retry), so that a retry cannot do it twice.",
-        )
-    route = request.url.path.rsplit("/", 1)[-1]
-    request.state.command = commands.Request(caller, route, key, order_no, await request.body())
-    return request.state.command
-
-
-def _answered(answer: commands.Answer) -> Response:
-    return Response(answer.body, answer.status, media_type="application/json")

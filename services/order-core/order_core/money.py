@@ -47,6 +47,11 @@ class Refund:
     refund_id: str | None = None  # the channel's own
 
     @property
+    def number(self) -> int:
+        """Which of the order's refunds it is, from 1."""
+        return int(self.out_refund_no.rpartition("_R")[2])
+
+    @property
     def transaction(self) -> Transaction:
         return self.channel, self.transaction_id
 

@@ -42,7 +42,7 @@ async def ship(pool: asyncpg.Pool, redis: Redis, request: Request, *, decision: 
         def answer(order: Order) -> dict[str, object]:
             return {"order_no": order.order_no, "shipment_id": body.shipment_id, "status": order.status}
 
-        return await execute(conn, request, event_id=f"{body.shipment_id}:accepted", body=body, answer=answer, now=now)
+        return await execute(conn, request, event_id=f"{body.shipment_id}:accepted", body=body, told=answer, now=now)
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ import orjson
 from orderloop.postgres import Connection
 from orderloop.tracing import trace_id_of
 
-from . import history, store
+from . import history, parts, store
+from .timers import matters
 
 
 def summary(row: asyncpg.Record) -> dict[str, Any]:
@@ -49,6 +50,14 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
             "payments": list(payments),
             "shipment": dict(shipment) if shipment else None,
             "parcels": list(parcels.values()),
+            "refunds": list((await store.refunds(conn, [order_no])).get(order_no, ())),
+            "settlements": list((await parts.instructions(conn, [order_no])).get(order_no, ())),
+            "closing": (await parts.closings(conn, [order_no])).get(order_no),
+            "timers": [
+                {"kind": timer.kind, "due_at": timer.due_at}
+                for timer in await parts.timers(conn, [order_no])
+                if matters(timer.kind, order["status"])
+            ],
             "waiting": [
                 {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
                 for e in await store.waiting(conn, [order_no])

@@ -74,9 +74,9 @@ create index open_anomaly on anomaly (id) where resolved_at is null;
 -- Records that a consumer of any service could not use, with their own bytes. Named by where they lay; they may belong
 -- to no order at all.
 create table dead_letter (
-    origin text primary key,  -- topic-partition-offset
+    origin text not null,  -- topic-partition-offset
     topic text not null,  -- where it was read, and where a repair sends it again; without the prefix
-    consumer_group text not null,
+    consumer_group text not null,  -- two groups may fail at the same record
     record_key bytea,
     headers json not null,  -- [[name, base64], …]
     body bytea not null,
@@ -86,9 +86,10 @@ create table dead_letter (
     sent_before int not null constraint sent_before_is_a_count check (sent_before >= 0),  -- by this desk
     resolved_at timestamptz,
     resolved_by text,
-    resolution text
+    resolution text,
+    id bigint generated always as identity constraint a_dead_letter_has_one_number unique,
+    constraint a_record_dies_once_per_group primary key (origin, consumer_group)
 );
-create index dead_letter_by_time on dead_letter (failed_at desc, origin);
 
 grant select, insert on refund, instruction, closing, timer, dead_letter to order_core_app;
 grant update (state, whole, refund_id, changed_at) on refund to order_core_app;

@@ -1,0 +1,133 @@
+"""What a person may do about an anomaly, and the event or command that it comes to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, cast
+
+import orjson
+
+from orderloop.errors import MalformedEvent
+from orderloop.events import BY_TOPIC, PaymentNotified
+
+from .orders import AskRefund, Body, Dismiss, Incoming, Resettle, Revive
+
+
+class Repair(StrEnum):
+    REPLAY = "replay"  # decide the event anew, as if it came now
+    LINK_TO_ORDER = "link_to_order"  # the payment is another order's
+    REVIVE = "revive"  # the late payment counts after all
+    APPLY_EVIDENCE = "apply_evidence"  # what the channel said when asked counts as its notice
+    REQUEST_REFUND = "request_refund"
+    RESETTLE = "resettle"
+    DISMISS = "dismiss"  # with a reason
+
+
+_PAYMENT = (Repair.REPLAY, Repair.LINK_TO_ORDER)
+
+# By kind of anomaly. What is not here can only be dismissed: it is mended outside, and says so by itself.
+REPAIRS: Mapping[str, tuple[Repair, ...]] = {
+    "unknown_order": _PAYMENT,
+    "amount_mismatch": (*_PAYMENT, Repair.REQUEST_REFUND),
+    "currency_mismatch": (*_PAYMENT, Repair.REQUEST_REFUND),
+    "transaction_reused": (Repair.REPLAY,),
+    "paid_twice": (Repair.LINK_TO_ORDER, Repair.REQUEST_REFUND),
+    "paid_after_close": (Repair.REVIVE, Repair.LINK_TO_ORDER, Repair.REQUEST_REFUND),
+    "illegal_transition": (Repair.REPLAY,),
+    "predecessor_missing": (Repair.REPLAY,),
+    "refund_not_requested": (Repair.REPLAY,),
+    "refund_differs": (Repair.REPLAY,),
+    "refund_failed": (Repair.REQUEST_REFUND,),
+    "delivery_incomplete": (Repair.REQUEST_REFUND,),
+    "parcel_returned": (Repair.REQUEST_REFUND,),
+    "parcel_exhausted": (Repair.REQUEST_REFUND,),
+    "settlement_failed": (Repair.RESETTLE, Repair.REQUEST_REFUND),
+    "settled_and_refunded": (Repair.REPLAY,),
+    "callback_missing": (Repair.APPLY_EVIDENCE,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    id: int
+    order_no: str
+    event_id: str
+    kind: str
+    type: str
+    actor: str
+    occurred_at: datetime
+    traceparent: str | None
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person wants done about an anomaly."""
+
+    repair: Repair
+    reason: str
+    order_no: str | None = None  # for link_to_order
+    amount_fen: int | None = None  # for request_refund; None: all that is left, or what failed
+    version: int | None = None  # of the order, as the person saw it
+
+
+class NotPossible(Exception):
+    """The wish does not fit the anomaly. Nothing has changed."""
+
+
+def allowed(anomaly: Anomaly) -> tuple[Repair, ...]:
+    """What may be tried; whether the order lets it happen is decided when it is tried."""
+    repairs = REPAIRS.get(anomaly.kind, ())
+    if anomaly.type != PaymentNotified.TOPIC:
+        repairs = tuple(r for r in repairs if r not in {Repair.LINK_TO_ORDER, Repair.REVIVE})
+    if anomaly.type not in BY_TOPIC:
+        repairs = tuple(r for r in repairs if r is not Repair.REPLAY)
+    return (*repairs, Repair.DISMISS)
+
+
+def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, traceparent: str | None) -> Incoming:
+    """The wish as something for the write path. `key` names it where the fact has no name of its own.
+
+    Raises NotPossible.
+    """
+    if wish.repair not in allowed(anomaly):
+        raise NotPossible(f"an anomaly {anomaly.kind} cannot be mended by {wish.repair}")
+    command = Incoming(anomaly.order_no, key, wish.repair.replace("_", "-"), by, now, Resettle(), traceparent)
+    match wish.repair:
+        case Repair.REPLAY:
+            body = cast("Body", BY_TOPIC[anomaly.type].decode(orjson.dumps(anomaly.evidence)))
+            event = replace(command, event_id=anomaly.event_id, type=anomaly.type, body=body)
+            return replace(event, occurred_at=anomaly.occurred_at)
+        case Repair.REVIVE:
+            return replace(command, event_id=anomaly.event_id, body=Revive(_payment(anomaly)))
+        case Repair.LINK_TO_ORDER:
+            if wish.order_no in {None, anomaly.order_no}:
+                raise NotPossible("say which other order the payment belongs to (order_no)")
+            body = _payment(anomaly).model_copy(update={"order_no": wish.order_no, "source": "repair"})
+            return replace(command, order_no=body.order_no, event_id=anomaly.event_id, body=body)
+        case Repair.APPLY_EVIDENCE:
+            body = _payment(anomaly)
+            return replace(command, event_id=f"{body.channel}:{body.transaction_id}:paid", body=body)
+        case Repair.REQUEST_REFUND:
+            return replace(command, body=_refund(anomaly, wish))
+        case Repair.RESETTLE:
+            return command
+        case Repair.DISMISS:
+            return replace(command, event_id=f"dismissed:{anomaly.id}", body=Dismiss(anomaly.kind, wish.reason))
+
+
+def _payment(anomaly: Anomaly) -> PaymentNotified:
+    """The payment that the anomaly is about, whether it was a notice or the channel's answer to a question."""
+    told = {**anomaly.evidence, "order_no": anomaly.order_no, "source": "repair"}
+    try:
+        return PaymentNotified.decode(orjson.dumps(told))
+    except MalformedEvent:
+        raise NotPossible("the evidence does not say enough about the payment") from None
+
+
+def _refund(anomaly: Anomaly, wish: Wish) -> AskRefund:
+    channel, transaction_id = anomaly.evidence.get("channel"), anomaly.evidence.get("transaction_id")
+    transaction = (channel, transaction_id) if channel and transaction_id else None
+    failed = anomaly.evidence.get("refund_fen") if anomaly.kind == "refund_failed" else None
+    return AskRefund(wish.reason, wish.amount_fen or failed, transaction)

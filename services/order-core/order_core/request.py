@@ -1,0 +1,74 @@
+"""Who asks, and under which key: what every state-changing route needs to know of its request."""
+
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import FastAPI, Header, Path, Request, Response
+from pydantic import Field
+
+from orderloop import tracing
+from orderloop.ids import ORDER_NO
+from orderloop.problem import Problem
+
+from . import answers, commands
+
+OrderNo = Annotated[str, Path(pattern=f"^{ORDER_NO.pattern}$", description="as given by POST /v1/orders")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=8,
+        max_length=128,
+        pattern=r"^[\x21-\x7e]+$",
+        description="required; the same key repeats the same answer for 30 days",
+    ),
+]
+Caller = Annotated[str, Header(alias="X-Caller", max_length=64, pattern=r"^[\w.:/-]+$", description="who is asking")]
+Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+Reason = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00]+$", description="kept for ever")]
+
+
+async def order_command(
+    request: Request, order_no: OrderNo, key: IdempotencyKey = None, caller: Caller = "anonymous"
+) -> commands.Request:
+    return await command(request, order_no, key, caller)
+
+
+async def command(
+    request: Request, order_no: str, key: str | None, caller: str, *, about: str = ""
+) -> commands.Request:
+    """The request as a command about an order. `about` names what else its path is about. Raises Problem 400."""
+    tracing.tag_order(order_no)
+    if key is None:
+        raise Problem(
+            400,
+            "idempotency-key-missing",
+            "Send an Idempotency-Key header (a UUID, the same one on every retry), so that a retry cannot do it twice.",
+        )
+    route = request.url.path.rsplit("/", 1)[-1]
+    request.state.command = commands.Request(caller, route, key, order_no, about.encode() + await request.body())
+    return request.state.command
+
+
+def answered(answer: commands.Answer) -> Response:
+    return Response(answer.body, answer.status, media_type="application/json")
+
+
+def log_access(app: FastAPI, pool: asyncpg.Pool) -> None:
+    """Write down every attempt at a change, refused ones included: the patrol counts them by order."""
+
+    @app.middleware("http")
+    async def _access_log(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        command: commands.Request | None = getattr(request.state, "command", None)
+        if command is not None:
+            async with pool.acquire() as conn:
+                await answers.log_access(
+                    conn,
+                    order_no=command.order_no,
+                    request_id=request.headers.get("x-request-id", command.key)[:128],
+                    route=command.route,
+                    caller=command.caller,
+                    status=response.status_code,
+                )
+        return response

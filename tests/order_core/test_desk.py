@@ -1,0 +1,264 @@
+"""The desk as a person meets it: what stands there, what a repair would do, and that it is done once and by name."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from order_core import http
+from order_core.apply import CommandRefused, apply
+from order_core.orders import Incoming
+from order_core.settings import OrderSettings
+from orderloop.clock import SystemClock
+from orderloop.events import AnomalyRaised, SettlementStatus
+from orderloop.health import Health
+from tests.support.orders import (
+    AMOUNT,
+    NOW,
+    close_asked,
+    close_told,
+    confirmed,
+    labelled,
+    paid,
+    refund_asked,
+    refund_told,
+    reserved,
+    sent,
+    settled,
+)
+
+NOBODY = f"{NOW:%y%m%d%H%M%S}ZZZZZZZZZZZZ"
+
+
+@pytest.fixture
+async def desk(pool: asyncpg.Pool, unused_tcp_port: int) -> AsyncIterator[httpx.AsyncClient]:
+    async with Redis.from_url(f"redis://127.0.0.1:{unused_tcp_port}") as nobody:
+        app = http.create(pool=pool, redis=nobody, clock=SystemClock(), health=Health(), settings=OrderSettings())
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://order-core", headers={"X-Caller": "ops:li"}
+        ) as client:
+            yield client
+
+
+async def told(conn: asyncpg.Connection, *events: Incoming) -> None:
+    for event in events:
+        async with conn.transaction():
+            await apply(conn, [event], now=NOW)
+
+
+async def status(conn: asyncpg.Connection, order_no: str) -> str:
+    return await conn.fetchval("select status from orders where order_no = $1", order_no)
+
+
+async def only(desk: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    """The one open anomaly, whole."""
+    [row] = (await desk.get("/v1/anomalies", params={"open": True, **query})).json()["items"]
+    return (await desk.get(f"/v1/anomalies/{row['id']}")).json()
+
+
+async def act(desk: httpx.AsyncClient, number: int, repair: str, **wish: Any) -> httpx.Response:
+    body = {"repair": repair, "reason": "looked at it", **wish}
+    return await desk.post(f"/v1/anomalies/{number}/act", json=body, headers={"Idempotency-Key": str(uuid4())})
+
+
+async def test_a_payment_after_the_closing_revives_the_order(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, close_asked(order_no), close_told(order_no), paid(order_no))
+    anomaly = await only(desk)
+    assert anomaly["repairs"] == ["revive", "link_to_order", "request_refund", "dismiss"]
+
+    wish = {"repair": "revive", "reason": "the goods are there"}
+    seen = (await desk.post(f"/v1/anomalies/{anomaly['id']}/preview", json=wish)).json()
+    assert (seen["from"], seen["to"]) == ("closed", "paid")
+    assert await status(conn, order_no) == "closed"
+    done = await act(desk, anomaly["id"], "revive")
+
+    assert (done.status_code, done.json()["to"]) == (202, "paid")
+    assert await status(conn, order_no) == "paid"
+    row = await conn.fetchrow("select actor, event from order_log order by version desc limit 1")
+    assert tuple(row) == ("ops:li", "revived")
+    assert await conn.fetchval("select resolved_by from anomaly") == "ops:li"
+    assert await conn.fetchval("select order_no from payment_claim") == order_no
+    assert await conn.fetchval("select count(*) from access_log where order_no = $1 and route = 'act'", order_no) == 1
+    await told(conn, paid(order_no))  # the channel repeats itself
+    assert await conn.fetchval("select count(*) from anomaly where resolved_at is null") == 0
+
+
+async def test_a_payment_for_an_unknown_order_is_linked_to_the_right_one(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(NOBODY))
+    anomaly = await only(desk)
+
+    done = await act(desk, anomaly["id"], "link_to_order", order_no=order_no)
+
+    assert done.json()["to"] == "paid"
+    assert await status(conn, order_no) == "paid"
+    await told(conn, paid(NOBODY))
+    assert await conn.fetchval("select count(*) from anomaly where resolved_at is null") == 0
+
+
+async def test_a_linked_payment_pays_no_second_order(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+    await told(conn, paid(first), paid(NOBODY))
+    anomaly = await only(desk)
+
+    refused = await act(desk, anomaly["id"], "link_to_order", order_no=second)
+
+    assert refused.status_code == 409
+    assert refused.json()["reason"] == "transaction-reused"
+    assert await status(conn, second) == "pending"
+    assert await conn.fetchval("select count(*) from idempotency") == 0
+
+
+async def test_a_superfluous_payment_goes_back(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no, "1"), paid(order_no, "2"))
+    anomaly = await only(desk)
+
+    done = await act(desk, anomaly["id"], "request_refund")
+
+    assert (done.json()["to"], done.json()["publishes"]) == ("paid", ["orderloop.refund-requested.v1"])
+    assert await conn.fetchval("select transaction_id from refund") == "2"
+
+
+async def test_a_failed_refund_is_asked_for_again_under_a_new_number(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), refund_asked(order_no, 900), refund_told(order_no, 1, "CLOSED", amount_fen=900))
+    anomaly = await only(desk)
+
+    await act(desk, anomaly["id"], "request_refund")
+
+    rows = await conn.fetch("select out_refund_no, amount_fen, state from refund order by 1")
+    assert [tuple(row) for row in rows] == [(f"{order_no}_R1", 900, "closed"), (f"{order_no}_R2", 900, "asked")]
+
+
+async def test_a_refused_settlement_is_asked_for_again(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), confirmed(order_no))
+    await told(conn, settled(order_no, SettlementStatus.FAILED))
+    anomaly = await only(desk)
+
+    await act(desk, anomaly["id"], "resettle")
+
+    topic = "orderloop.settlement-requested.v1"
+    rows = await conn.fetch("select event_id from outbox where topic = $1 order by id", topic)
+    assert [row["event_id"] for row in rows] == [f"{order_no}_P1:requested", f"{order_no}_P1:requested:2"]
+    await told(conn, settled(order_no, attempt=2))
+    assert await status(conn, order_no) == "completed"
+
+
+async def test_a_missing_notice_is_applied_by_a_person_and_stays_counted(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    answer = paid(order_no).body.model_dump(mode="json", exclude={"order_no", "source"})  # type: ignore[union-attr]
+    raised = AnomalyRaised(order_no=order_no, kind="callback_missing", evidence=answer, money_fen=AMOUNT, raised_at=NOW)
+    await told(conn, sent("query:1", raised))
+    anomaly = await only(desk, kind="callback_missing")
+
+    await act(desk, anomaly["id"], "apply_evidence")
+    await told(conn, paid(order_no))  # the real notice, hours later, is the same fact
+
+    assert await status(conn, order_no) == "paid"
+    assert await conn.fetchval("select count(*) from anomaly where kind = 'callback_missing'") == 1
+    assert await conn.fetchval("select count(*) from anomaly where resolved_at is null") == 0
+    assert await conn.fetchval("select count(*) from order_log where event = 'payment_succeeded'") == 1
+
+
+async def test_an_anomaly_is_dismissed_with_a_reason_and_by_name(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, refund_told(order_no), paid(NOBODY))
+    for row in (await desk.get("/v1/anomalies")).json()["items"]:
+        assert (await act(desk, row["id"], "dismiss", reason="a test at the channel")).status_code == 202
+
+    log = await conn.fetchrow("select event, actor, detail->>'reason' from order_log order by version desc limit 1")
+    assert tuple(log) == ("anomaly_dismissed", "ops:li", "a test at the channel")
+    assert (await desk.get("/v1/anomalies", params={"open": True})).json()["items"] == []
+
+
+async def test_what_has_moved_on_is_left_alone(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, close_asked(order_no), close_told(order_no), paid(order_no, "1"), paid(order_no, "2"))
+    first, second = (row["id"] for row in (await desk.get("/v1/anomalies")).json()["items"])
+    seen = (await desk.get(f"/v1/anomalies/{first}")).json()["order"]["version"]
+
+    assert (await act(desk, second, "revive", version=seen)).status_code == 202
+    moved = await act(desk, first, "revive", version=seen)
+    impossible = await act(desk, first, "revive")
+    done = await act(desk, second, "dismiss")
+    misfit = await act(desk, first, "resettle")
+
+    assert [a.json()["type"].rpartition("/")[2] for a in (moved, impossible, done, misfit)] == [
+        "order-moved-on",
+        "order-status-forbids",
+        "anomaly-resolved",
+        "repair-does-not-fit",
+    ]
+    assert await conn.fetchval("select count(*) from payment where applied") == 1
+
+
+async def test_the_same_act_twice_is_one_act(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no, "1"), paid(order_no, "2"))
+    anomaly = await only(desk)
+    body, key = {"repair": "request_refund", "reason": "twice"}, {"Idempotency-Key": str(uuid4())}
+
+    answers = [await desk.post(f"/v1/anomalies/{anomaly['id']}/act", json=body, headers=key) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].content == answers[1].content
+    assert await conn.fetchval("select count(*) from refund") == 1
+
+
+async def test_the_list_is_read_page_by_page(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:
+    for n in range(5):
+        await told(conn, paid(NOBODY, str(n)))
+
+    pages: list[list[int]] = []
+    before: int | None = None
+    while not pages or before is not None:
+        query = {"limit": 2} | ({"before": before} if before else {})
+        answer = (await desk.get("/v1/anomalies", params=query)).json()
+        pages.append([row["id"] for row in answer["items"]])
+        before = answer["next"]
+
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert sorted((n for page in pages for n in page), reverse=True) == [n for page in pages for n in page]
+
+
+async def test_an_id_that_a_foreign_producer_uses_again_is_an_anomaly_and_changes_nothing(
+    conn: asyncpg.Connection,
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no))
+
+    def foreign(waybill_no: str) -> Incoming:
+        return sent("/wms/suzhou#1", labelled(order_no, waybill_no).body, source="/wms/suzhou")  # type: ignore[arg-type]
+
+    async with conn.transaction():
+        await apply(conn, [foreign("1"), foreign("1"), foreign("2")], now=NOW)
+    await told(conn, foreign("1"), foreign("2"), foreign("3"))
+
+    assert await conn.fetchval("select count(*) from parcel") == 1
+    rows = await conn.fetch("select kind, seen from anomaly order by id")
+    assert [tuple(row) for row in rows] == [("id_reused", 2), ("id_reused", 1)]
+
+
+async def test_money_of_another_order_cannot_be_given_back(conn: asyncpg.Connection) -> None:
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+    await told(conn, paid(first), paid(second))
+
+    with pytest.raises(CommandRefused) as refusal:
+        await told(conn, refund_asked(second, transaction=("wechat", "4200001")))
+
+    assert refusal.value.reason == "transaction-reused"
