@@ -31,7 +31,7 @@ from orderloop.failpoints import failpoint
 from . import channels, errand_store, evidence, metrics
 from .channels import Question
 from .errand_store import Errand, Kind
-from .evidence import Rule
+from .evidence import Found, Rule
 from .gateways import Closed, Gateway, GatewayRefuses, GatewaySilent, Paid, Refund, RefundAsked, RefundState, Trade
 from .pace import wait
 from .store import Remembered
@@ -111,7 +111,9 @@ class Speaker:
                 await tell(conn, [self._news(errand, result, f"{errand.key}:unknown")])
             elif await errand_store.finish(conn, errand, word.outcome):
                 if word.trade is not None and isinstance(word.trade.standing, Paid):
-                    await evidence.report(conn, errand.order_no, word.trade.standing, word.trade, self._rule, now)
+                    paid = word.trade.standing
+                    if await evidence.report(conn, errand.order_no, paid, word.trade, self._rule, now) is Found.EARLY:
+                        await errand_store.look_again(conn, errand.order_no, paid.paid_at + self._rule.grace)
                 await tell(conn, [self._news(errand, result, f"{errand.key}:result")])
             failpoint("payment_callback.before_errand_commit")
 

@@ -89,9 +89,10 @@ async def report(  # noqa: PLR0917
 
 
 def evidence(paid: Paid, trade: Trade) -> dict[str, Any]:
-    """The channel's word, and what we read in it."""
+    """The channel's word, and what we read in it: every field that the payment's own event would have."""
     return {
         **trade.evidence,
+        "trade_state": "SUCCESS",
         "transaction_id": paid.transaction_id,
         "mchid": paid.mchid,
         "amount_fen": paid.amount_fen,
