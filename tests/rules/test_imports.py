@@ -14,6 +14,7 @@ from tests.rules.source import LAB, ROOT, SERVICES, SHARED, imported, python
 PURE = (
     "order_core/closing.py",
     "order_core/decide.py",
+    "order_core/explain.py",
     "order_core/money.py",
     "order_core/orders.py",
     "order_core/parcels.py",

@@ -1,6 +1,7 @@
 """order-core's composition root: the only place that reads settings and names concrete classes."""
 
 from contextlib import AsyncExitStack
+from datetime import datetime
 
 from redis.asyncio import Redis
 
@@ -11,10 +12,32 @@ from orderloop.command import relay
 from orderloop.consume import Consumer
 from orderloop.health import Health
 from orderloop.serve import Task, periodic, serve
+from orderloop.settings import PostgresSettings
 
 from . import consumers, http, timeouts
 from .dead_letters import Gatherer
+from .explain import Language, explain
+from .republish import republish
 from .settings import OrderCoreSettings
+from .timeline import timeline
+
+
+async def explained(order_no: str, language: Language) -> str | None:
+    """An order's story; None if nobody knows the order."""
+    settings = PostgresSettings()  # type: ignore[call-arg]
+    async with (
+        postgres.pool(settings, application_name="order-core explain") as pool,
+        pool.acquire() as conn,
+    ):
+        story = await timeline(conn, order_no)
+    return explain(story, now=SystemClock().now(), language=language) if story is not None else None
+
+
+async def republished(since: datetime) -> int:
+    """How many events were staged again."""
+    settings = PostgresSettings()  # type: ignore[call-arg]
+    async with postgres.pool(settings, application_name="order-core republish") as pool:
+        return await republish(pool, since=since)
 
 
 async def run() -> None:

@@ -33,7 +33,7 @@ def ask(order: Order, cause: Incoming, body: Close) -> Outcome:
         cause,
         states.Event.CLOSE_REQUESTED,
         after=replace(order, closing=Closing(asked=n, open=True)),
-        detail={"asked": n},
+        detail={"asked": n, "transaction_ids": request.transaction_ids},
         consequences=((f"{order.order_no}:close:{n}", request),),
     )
 

@@ -141,6 +141,7 @@ def _is_the_orders(order: Order, payment: Payment) -> bool:
 def _detail(refund: Refund) -> dict[str, object]:
     return {
         "out_refund_no": refund.out_refund_no,
+        "channel": refund.channel,
         "transaction_id": refund.transaction_id,
         "amount_fen": refund.amount_fen,
         "state": refund.state,

@@ -53,7 +53,11 @@ def _request(order: Order, cause: Incoming, event: states.Event, instruction: In
         cause,
         event,
         after=replace(order, instructions=_with(order, instruction)),
-        detail={"instruction_id": instruction.instruction_id, "amount_fen": instruction.amount_fen},
+        detail={
+            "instruction_id": instruction.instruction_id,
+            "amount_fen": instruction.amount_fen,
+            "asked": instruction.asked,
+        },
         consequences=((f"{instruction.instruction_id}:requested{asked}", request),),
     )
 

@@ -154,8 +154,8 @@ values (:order_no, 'pending', 1, :amount_fen, :currency, :source, :external_orde
         :receiver::text::json, :now, :now);
 
 -- name: log_reservation(order_no, event_id, actor, now, traceparent)!
-insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, traceparent)
-values (:order_no, 1, null, 'pending', 'reserved', :event_id, 'reserve', :actor, :now, :traceparent);
+insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at, traceparent)
+values (:order_no, 1, null, 'pending', 'reserved', :event_id, 'reserve', :actor, :now, :now, :traceparent);
 
 -- name: ensure_partitions(first_month, last_month)!
 select ensure_partitions(:first_month, :last_month);

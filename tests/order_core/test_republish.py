@@ -1,0 +1,110 @@
+"""After a restore: what the log says is published again, the same events under the same ids; and an order explained."""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import orjson
+import pytest
+
+from order_core.apply import apply
+from order_core.explain import CAN, STATUSES, WAITS, Language, explain
+from order_core.orders import Incoming, Resettle
+from order_core.republish import republish
+from order_core.states import Status
+from order_core.timeline import timeline
+from orderloop.events import BY_TOPIC, SettlementStatus
+from tests.support.databases import Database
+from tests.support.orders import (
+    NOW,
+    close_asked,
+    close_told,
+    confirmed,
+    labelled,
+    paid,
+    refund_asked,
+    refund_told,
+    reserved,
+    settled,
+    shipped,
+    tracked,
+)
+
+
+async def told(conn: asyncpg.Connection, *events: Incoming) -> None:
+    for event in events:
+        async with conn.transaction():
+            await apply(conn, [event], now=NOW)
+
+
+async def staged(conn: asyncpg.Connection) -> list[tuple[str, str, dict[str, object]]]:
+    """What is in the outbox, decoded by the models, in the order of each order's story."""
+    rows = await conn.fetch("select order_no, topic, event_id, body from outbox order by order_no, id")
+    return [(r["topic"], r["event_id"], BY_TOPIC[r["topic"]].decode(r["body"]).model_dump()) for r in rows]
+
+
+async def test_everything_is_published_again_as_it_was(
+    conn: asyncpg.Connection, pool: asyncpg.Pool, order_core: Database
+) -> None:
+    whole, closed = await reserved(conn, "1"), await reserved(conn, "2")
+    await told(conn, paid(whole, "1"), shipped(whole), labelled(whole), refund_asked(whole, 900))
+    await told(conn, refund_told(whole, 1, amount_fen=900, transaction_id="1"), tracked(whole), confirmed(whole))
+    await told(conn, settled(whole, SettlementStatus.FAILED, amount_fen=9000))
+    await told(conn, Incoming(whole, "again", "resettle", "ops:li", NOW, Resettle()))
+    await told(conn, settled(whole, attempt=2, amount_fen=9000), refund_asked(whole, key="2"))
+    await told(conn, close_asked(closed), close_told(closed), paid(closed, "2"))
+    before = await staged(conn)
+    await conn.execute("delete from outbox")
+
+    count = await republish(pool, since=NOW)
+
+    assert await staged(conn) == before
+    assert count == len(before)
+    assert {topic.split(".")[1] for topic, _, _ in before} == {
+        "order-changed",
+        "shipment-requested",
+        "settlement-requested",
+        "close-requested",
+        "refund-requested",
+    }
+
+
+async def test_only_what_was_recorded_since_then(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
+    order_no = await reserved(conn)
+    async with conn.transaction():
+        await apply(conn, [paid(order_no)], now=NOW + timedelta(minutes=5))
+    await conn.execute("delete from outbox")
+
+    assert await republish(pool, since=NOW + timedelta(minutes=1)) == 1
+    assert await republish(pool, since=NOW + timedelta(minutes=6)) == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "says"),
+    [
+        ("en", ["waiting for the settlement", "the bank's word", "goes out after", "settlement_failed", "88.00"]),
+        ("zh", ["待分账结算", "等待银行的分账结果", "需要人工处理", "退款"]),
+    ],
+)
+async def test_an_orders_story_says_where_it_is_what_it_waits_for_and_what_can_be_done(
+    conn: asyncpg.Connection, language: Language, says: list[str]
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), shipped(order_no), labelled(order_no))
+    await told(conn, refund_asked(order_no, 1100), tracked(order_no), confirmed(order_no))
+    await told(conn, settled(order_no, SettlementStatus.FAILED, amount_fen=8800))
+
+    story = await timeline(conn, order_no)
+    assert story is not None
+    text = explain(story, now=datetime.now(UTC) + timedelta(hours=5), language=language)
+
+    assert order_no in text
+    assert [word for word in says if word not in text] == []
+    assert "张三" not in text
+    assert "13800000000" not in text
+    assert orjson.dumps(story, default=str)
+
+
+def test_every_status_can_be_explained_in_both_languages() -> None:
+    for words in (STATUSES, WAITS, CAN):
+        assert set(words) == set(Status)
+        assert all(set(one) == {"zh", "en"} for one in words.values())
