@@ -155,7 +155,8 @@ class Speaker:
                     refund = await gateway.refund(wish)
                     failpoint("payment_callback.after_refund")
         except GatewayRefuses as refusal:
-            await self._worry(errand, wish, asked.channel, "refund_refused", refusal.code)
+            kind = "refund_refused"
+            await self._worry(errand, wish, asked.channel, kind, refusal.code)
         except GatewaySilent as silence:
             kind = "refund_unanswered" if errand.attempts >= _WORRYING else None
             await self._worry(errand, wish, asked.channel, kind, str(silence))

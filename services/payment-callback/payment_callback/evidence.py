@@ -30,7 +30,6 @@ from .tell import news, tell
 
 log = structlog.get_logger()
 
-KIND = "callback_missing"
 _LEASE = timedelta(seconds=30)  # longer than one look at every channel may take
 
 
@@ -79,8 +78,10 @@ async def report(  # noqa: PLR0917
     missing = Missing(channel, paid.transaction_id, order_no, paid.amount_fen, paid.paid_at, rule.policy, shown)
     if await errand_store.add_missing(conn, missing):
         trace = tracing.current_traceparent()
-        anomaly = AnomalyRaised(order_no=order_no, kind=KIND, evidence=shown, money_fen=paid.amount_fen, raised_at=now)
-        facts = [news(anomaly, f"{channel}:{paid.transaction_id}:{KIND}", now, trace)]
+        anomaly = AnomalyRaised(
+            order_no=order_no, kind="callback_missing", evidence=shown, money_fen=paid.amount_fen, raised_at=now
+        )
+        facts = [news(anomaly, f"{channel}:{paid.transaction_id}:{anomaly.kind}", now, trace)]
         if rule.policy is Policy.APPLY:
             facts.append(news(event, natural.event_id, paid.paid_at, trace))
         await tell(conn, facts)
