@@ -1,6 +1,10 @@
 """Every verdict against the real thing: our service behind a firewall that misbehaves, over real sockets and TLS."""
 
 import asyncio
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -242,3 +246,94 @@ async def test_nobody_else_can_make_or_use_a_credential(scene: Scene, keys: Keys
 async def test_every_verdict_is_explained_and_mended() -> None:
     assert set(EXPLANATIONS) == set(Verdict)
     assert set(REMEDIES) == set(Verdict) - {Verdict.HEALTHY}
+
+
+class WeChatPay(SimulatorProcess):
+    def __init__(self, state: Path, notify_url: str) -> None:
+        super().__init__("wechat", state, SIM_NOTIFY_URL=notify_url)
+
+
+async def _command(scene: Scene, keys: Keys, *arguments: str, **environ: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "payment_callback", *arguments),
+        env={"PATH": "", "COLUMNS": "160", **keys.settings(), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def test_the_command_says_what_it_found_what_to_do_and_what_to_tell_the_firewall(
+    scene: Scene, keys: Keys
+) -> None:
+    here = ("--lab", "--connect-to", "127.0.0.1", "--ca", str(scene.patient.authority))
+    scene.waf.set_rules({"action": "block_page", "brand": "tencent", "user_agent": "Mozilla/4.0"})
+    blocked, said = await _command(scene, keys, "doctor", "--url", scene.patient.url, *here)
+    scene.waf.set_rules()
+    healthy, told = await _command(
+        scene, keys, "doctor", "--json", *here, ORDERLOOP_CALLBACK_NOTIFY_URL=scene.patient.url
+    )
+    nothing, complaint = await _command(scene, keys, "doctor")
+
+    assert (blocked, healthy, nothing) == (1, 0, 2)
+    assert "block_page" in said
+    assert "黑白名单" in said
+    assert CALLBACK in said
+    assert json.loads(told)["verdict"] == "healthy"
+    assert "ORDERLOOP_CALLBACK_NOTIFY_URL" in complaint
+
+
+async def test_the_channel_s_own_self_test_is_the_last_word(databases: Databases, keys: Keys, tmp_path: Path) -> None:
+    """Both kinds of keys; then a service that has been given a wrong one."""
+    db = await asyncio.to_thread(databases.clone, "payment_callback")
+    shutil.copytree(keys.folder, tmp_path / "keys")
+    with WeChatPay(tmp_path, "") as channel:
+        asking = {"ORDERLOOP_POSTGRES_URL": db.app_url, "ORDERLOOP_WECHAT_API_BASE_URL": channel.url}
+        async with Process(db, keys) as service:
+            scene = Scene(service, None, None)  # type: ignore[arg-type]
+            url = ("--lab", "--json", "--echo", "--url", service.url + CALLBACK)
+            healthy, told = await _command(scene, keys, "doctor", *url, **asking)
+        async with Process(db, keys, ORDERLOOP_WECHAT_APIV3_KEY="x" * 32, ORDERLOOP_CALLBACK_DOCTOR_KEY="d") as service:
+            url = ("--lab", "--json", "--echo", "--url", service.url + CALLBACK)
+            wrong, why = await _command(scene, keys, "doctor", *url, **asking, ORDERLOOP_CALLBACK_DOCTOR_KEY="d")
+    await asyncio.to_thread(databases.drop, [db.name])
+
+    assert healthy == 0, told
+    assert [probe["verdict"] for probe in json.loads(told)["probes"]] == ["healthy"] * 3
+    assert wrong == 1
+    assert json.loads(why)["verdict"] == "wrong_key"
+    assert "undecryptable" in json.loads(why)["detail"]
+
+
+async def test_the_canary_publishes_what_it_finds_and_looks_again(scene: Scene, keys: Keys) -> None:
+    port = free_port()
+    scene.waf.set_rules()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "payment_callback", "canary", "--every", "1", "--url", scene.patient.url),
+        *("--lab", "--connect-to", "127.0.0.1", "--ca", str(scene.patient.authority)),
+        env={"PATH": "", "ORDERLOOP_HTTP_PORT": str(port), "ORDERLOOP_LOG_LEVEL": "ERROR", **keys.settings()},
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await _until(client, 'orderloop_notify_url_healthy{channel="wechat"} 1.0')
+            scene.waf.set_rules({"action": "forbid"})
+            metrics = await _until(client, 'orderloop_notify_url_healthy{channel="wechat"} 0.0')
+    finally:
+        process.terminate()
+        await process.wait()
+
+    assert 'orderloop_notify_url_verdict{channel="wechat",verdict="forbidden"} 1.0' in metrics
+    assert "orderloop_notify_url_certificate_ends_timestamp_seconds" in metrics
+
+
+async def _until(client: httpx.AsyncClient, line: str) -> str:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                metrics = (await client.get("/metrics")).text
+            except httpx.TransportError:
+                metrics = ""
+            if line in metrics:
+                return metrics
+            await asyncio.sleep(0.1)  # between two scrapes

@@ -17,7 +17,8 @@ from .accounts import REGISTERED, open_accounts
 from .budget import Budget
 from .channels import Channel
 from .channels.wechat import WeChat
-from .http import Gate, router
+from .http import Gate, describe, router
+from .pages import routes as pages
 from .receive import Doctor, Reception
 from .settings import CallbackSettings, EvidenceSettings, WechatSettings
 from .speaking import speaking
@@ -56,7 +57,11 @@ def build(
         bytes=settings.refused_bytes_per_hour,
         rows_per_address=settings.refused_rows_per_address,
     )
-    app.include_router(router(pool, auth.operator(http_settings.operator_token)))
+    channels = list(channels)
+    operator = auth.operator(http_settings.operator_token)
+    app.include_router(router(pool, operator))
+    app.include_router(pages.router(pool, channels, operator, hours=settings.log_hours))
+    describe(app, channels)
     receptions = [
         Reception(channel, writer=writer, clock=clock, budget=budget, doctor=_doctor(channel, doctor_key, clock))
         for channel in channels

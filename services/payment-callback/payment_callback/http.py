@@ -9,7 +9,7 @@ from typing import Annotated
 import asyncpg
 import orjson
 import structlog
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi import Path as PathParameter
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,17 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orderloop import auth
 from orderloop.failpoints import failpoint
-from orderloop.problem import Problem
 
 from . import address, metrics, store
 from .attempt import Verdict
-from .channels import Answer
+from .channels import Answer, Channel
+from .marks import mark, page
 from .receive import LARGEST_BODY, Reception
 
 log = structlog.get_logger()
 _tracer = trace.get_tracer("orderloop.payment_callback")
-
-_LARGEST_ID = 2**63 - 1
 
 # The channel waits 5 s and then counts the callback as failed; what we say later than this it may not hear.
 _DEADLINE_SECONDS = 3.0
@@ -50,6 +48,30 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope.get("path", "")) if scope["type"] == "http" else None
         await (endpoint or self._app)(scope, receive, send)
+
+
+def describe(app: FastAPI, channels: Iterable[Channel]) -> None:
+    """Put the notify URLs into the application's OpenAPI document, beside which they stand."""
+    paths = app.openapi()["paths"]
+    for channel in channels:
+        answers = {
+            str(channel.stored().status): "Durably stored; the channel need not repeat it",
+            "401": "Refused; the reason is in the log only",
+            "405": "Not a POST",
+            "413": "Larger than 64 KB",
+            "415": "Not the channel's content type",
+            "500": "Authentic but not understood yet: the channel shall repeat it",
+            "503": "Not stored: the channel shall repeat it",
+        }
+        paths[f"/v1/order/callback/{channel.name}"] = {
+            "post": {
+                "tags": ["callbacks"],
+                "summary": f"Notify URL for {channel.name}: speaks the channel's own protocol",
+                "operationId": f"callback_{channel.name}",
+                "requestBody": {"required": True, "content": {channel.media_type: {"schema": {"type": "object"}}}},
+                "responses": {status: {"description": text} for status, text in answers.items()},
+            }
+        }
 
 
 class CallbackEndpoint:
@@ -208,12 +230,12 @@ def router(pool: asyncpg.Pool, operator: auth.Guard) -> APIRouter:
                 verdict=result,
                 since=since or now - timedelta(days=7),  # older ones are gone anyway
                 until=until or now + timedelta(minutes=1),
-                before=_page(after) if after else None,
+                before=page(after) if after else None,
                 most=limit + 1,
             )
         shown = rows[:limit]
         more = len(rows) > limit
-        following = f"{shown[-1]['received_at'].isoformat()}~{shown[-1]['id']}" if more else None
+        following = mark(shown[-1]["received_at"], shown[-1]["id"]) if more else None
         return Callbacks(callbacks=[_callback(row) for row in shown], next=following)
 
     @routes.get("/callbacks/holds", summary="Orders whose callbacks outlive the log's days")
@@ -232,18 +254,6 @@ def router(pool: asyncpg.Pool, operator: auth.Guard) -> APIRouter:
             await store.release(conn, order_no)
 
     return routes
-
-
-def _page(after: str) -> store.Page:
-    moment, _, number = after.partition("~")
-    try:
-        # a "+" that was not escaped in the URL arrives as a space
-        received_at = datetime.fromisoformat(moment.replace(" ", "+"))
-        if not (received_at.tzinfo and 1970 <= received_at.year < 2200 and number.isascii() and number.isdigit()):
-            raise ValueError(after)
-        return store.Page(received_at, min(int(number[:20]), _LARGEST_ID))
-    except ValueError:
-        raise Problem(422, "invalid-request", "`after` is not the `next` of a page before.") from None
 
 
 def _callback(row: asyncpg.Record) -> Callback:

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from .ledger import Simulator, run
 from .wechat_api import Api, beijing_now, refusal
-from .wechat_keys import APPID, MCHID, Keys, open_keys, prepare
+from .wechat_keys import APPID, MCHID, KeyMode, Keys, open_keys, prepare
 from .wechat_notices import Faults, Post
 
 
@@ -73,6 +73,7 @@ class WeChatPay:
         self._post = post
         self._notify_url = notify_url
         self.api = Api(sim, keys, self._notify_refund)
+        self.api.echoed = self._notify_echo
 
     async def prepay(self, request: Request) -> Response:
         """The payer has seen the payment page: from now on the order can be asked for, unpaid."""
@@ -132,6 +133,11 @@ class WeChatPay:
     def _notify_refund(self, refund: dict[str, Any], seconds: float) -> None:
         about = _Order(out_trade_no=refund["out_trade_no"], faults=Faults.model_validate({"delay": seconds}))
         self._notify(about, f"REFUND.{refund['refund_status']}", "refund", "退款", refund)
+
+    def _notify_echo(self, message: str, url: str, mode: KeyMode) -> None:
+        told = {"echo_message": message, "encrypt_echo_message": ""}
+        notice = self._draft(f"echo {message}", "SECURITY_ECHO.SUCCESS", "security", "", told)
+        self._post.start(notice | {"url": url}, Faults.model_validate({"key_mode": mode, "associated_data": ""}))
 
     async def notice(self, request: Request) -> Response:
         asked = NoticeRequest.model_validate_json(await request.body())

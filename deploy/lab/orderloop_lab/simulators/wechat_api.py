@@ -34,7 +34,11 @@ Said = tuple[int, dict[str, Any] | None]
 
 class Api:
     def __init__(self, sim: Simulator, keys: Keys, refunded: Callable[[dict[str, Any], float], None]) -> None:
-        """`refunded` is told of a refund and of the seconds after which the merchant is to be notified."""
+        """`refunded` is told of a refund and of the seconds after which the merchant is to be notified.
+
+        `echoed`, once it is set, of a self-test: its message, where to, and by which kind of key.
+        """
+        self.echoed: Callable[[str, str, KeyMode], None] | None = None
         self._sim = sim
         self._ledger = sim.ledger
         self._keys = keys
@@ -50,6 +54,7 @@ class Api:
             Route(f"/v3/pay/partner/{_ORDER}/close", self._on("close", self._close), methods=["POST"]),
             Route("/v3/refund/domestic/refunds", self._on("refund", self._refund), methods=["POST"]),
             Route("/v3/refund/domestic/refunds/{out_refund_no}", self._on("refund_query", self._refund_query)),
+            Route("/v3/security/echo", self._on("echo", self._echo), methods=["POST"]),
             Route("/sim/api-faults", self._plan_fault, methods=["POST"]),
             Route("/sim/refund-plan", self._plan_refund, methods=["POST"]),
         ]
@@ -124,6 +129,17 @@ class Api:
         if fault is Fault.PROBE:
             headers["Wechatpay-Signature"] = ("WECHATPAY/SIGNTEST/" + headers["Wechatpay-Signature"])[:344]
         return headers
+
+    def _echo(self, request: Request, body: bytes) -> Said:
+        """Answers, and notifies in the same key mode. [WXDOC 4014551946]"""
+        said = json.loads(body)
+        serial = request.headers.get("wechatpay-serial", "")
+        modes = {self._keys.public_key_id: KeyMode.PUBLIC_KEY, self._keys.certificate_serial: KeyMode.CERTIFICATE}
+        if serial not in modes or not said.get("echo_message"):
+            return 400, {"code": "PARAM_ERROR", "message": "Wechatpay-Serial 或 echo_message 有误"}
+        if said.get("notify_url") and self.echoed is not None:
+            self.echoed(said["echo_message"], said["notify_url"], modes[serial])
+        return 200, {"echo_message": said["echo_message"]}
 
     def _query(self, request: Request, _: bytes) -> Said:
         order_no = request.path_params["out_trade_no"]

@@ -27,6 +27,8 @@ class Verdict(StrEnum):
     CLOCK = "clock"
     UPSTREAM_DOWN = "upstream_down"
     FOREIGN_ANSWER = "foreign_answer"
+    NOT_ARRIVED = "not_arrived"  # the channel's own self-test did not reach us
+    NOT_ASKED = "not_asked"  # the channel did not take the request for its self-test
 
 
 EXPLANATIONS = {
@@ -52,6 +54,8 @@ EXPLANATIONS = {
     Verdict.CLOCK: "Our service was reached, but its clock is wrong: it refuses every notice.",
     Verdict.UPSTREAM_DOWN: "A proxy answers that it cannot reach our service.",
     Verdict.FOREIGN_ANSWER: "Somebody else answers.",
+    Verdict.NOT_ARRIVED: "The channel's own notice did not arrive, although the doctor's probe does.",
+    Verdict.NOT_ASKED: "The channel refused to send its self-test.",
 }
 
 REMEDIES = {
@@ -76,4 +80,6 @@ REMEDIES = {
     Verdict.CLOCK: "Synchronise the clock (NTP) of the machine that runs payment-callback.",
     Verdict.UPSTREAM_DOWN: "Check that payment-callback runs, is ready, and is the proxy's upstream for this path.",
     Verdict.FOREIGN_ANSWER: "Find out who answers (see the headers) and let POST to this path through.",
+    Verdict.NOT_ARRIVED: "Look for a rule about the sender's address, country or User-Agent (see the allow-list).",
+    Verdict.NOT_ASKED: "Check the merchant's serial and key (ORDERLOOP_WECHAT_MERCHANT_*) and …_API_BASE_URL.",
 }

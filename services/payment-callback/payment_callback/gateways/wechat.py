@@ -112,6 +112,13 @@ class WeChatGateway:
             raise GatewaySilent(str(refusal)) from None
         return _refund(asked, said)
 
+    async def echo(self, message: str, *, notify_url: str, serial: str) -> None:
+        """The channel's self-test: a notice with `message` goes to `notify_url`, signed by the key named `serial`.
+
+        Raises GatewaySilent and GatewayRefuses. WXDOC 4014551946.
+        """
+        await self._ask("POST", "/v3/security/echo", {"echo_message": message, "notify_url": notify_url}, serial=serial)
+
     async def _look_combined(self, order_no: str) -> Trade:
         """A combined order is unknown to the ordinary query; its sub-orders succeed or fail together."""
         try:
@@ -183,12 +190,12 @@ class WeChatGateway:
         return {"mchid": self._merchant.mchid}
 
     async def _ask(
-        self, method: str, target: str, wish: Mapping[str, Any] | None = None
+        self, method: str, target: str, wish: Mapping[str, Any] | None = None, *, serial: str | None = None
     ) -> tuple[Heard, dict[str, Any]]:
         """A verified answer. Raises GatewaySilent, and GatewayRefuses with the code of a 4xx, which nobody signs."""
         body = orjson.dumps(wish) if wish is not None else b""
         for _ in range(_ASKED_AGAIN):
-            heard = await exchange(self._client, self._request(method, target, body))
+            heard = await exchange(self._client, self._request(method, target, body, serial))
             if heard.status >= 400:
                 raise GatewayRefuses(_code(heard.body))
             try:
@@ -200,12 +207,12 @@ class WeChatGateway:
             return heard, _object(heard.body)
         raise GatewaySilent("nothing but signature probes")
 
-    def _request(self, method: str, target: str, body: bytes) -> httpx.Request:
+    def _request(self, method: str, target: str, body: bytes, serial: str | None) -> httpx.Request:
         headers = {"Accept": "application/json", "User-Agent": _USER_AGENT}
         if body:
             headers["Content-Type"] = "application/json"
-        if self._merchant.public_key_id:
-            headers["Wechatpay-Serial"] = self._merchant.public_key_id
+        if serial or self._merchant.public_key_id:
+            headers["Wechatpay-Serial"] = serial or self._merchant.public_key_id or ""
         request = self._client.build_request(method, self._base_url + target, content=body, headers=headers)
         # What is signed is the path as it is sent, whatever the client made of it.
         request.headers["Authorization"] = self._authorization(method, request.url.raw_path.decode("ascii"), body)
