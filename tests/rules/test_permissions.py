@@ -34,11 +34,17 @@ RIGHTS = {
         tables=frozenset(
             {"orders", "reservation", "payment_claim", "payment", "shipment", "parcel", "inbox", "order_log", "waiting"}
             | {"anomaly", "idempotency", "access_log", "outbox", "outbox_parked"}
+            | {"refund", "instruction", "closing", "timer", "dead_letter"}
         ),
-        deletes=frozenset({"waiting", "outbox"}),
+        deletes=frozenset({"waiting", "outbox", "timer"}),
         updates={
             "orders": ALL,
             "payment": ALL,
+            "refund": frozenset({"state", "whole", "refund_id", "changed_at"}),
+            "instruction": frozenset({"asked", "state"}),
+            "closing": frozenset({"asked", "open"}),
+            "timer": frozenset({"due_at"}),
+            "dead_letter": frozenset({"resolved_at", "resolved_by", "resolution"}),
             "parcel": ALL,
             "anomaly": ALL,
             "idempotency": frozenset({"status", "answer"}),
