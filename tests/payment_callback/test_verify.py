@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from orderloop_lab.simulators.alipay_keys import open_keys as open_alipay_keys
 from orderloop_lab.simulators.wechat_keys import KeyMode, Keys
+from tests.support import alipay
 from tests.support.wechat import TRANSACTION_ID, Sent, send, transaction
 
 AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
@@ -149,3 +151,29 @@ async def test_input_that_cannot_be_used_is_a_third_thing(capture: Capture, keys
     assert "no PEM" in no_pem[2]
     assert "32" in short[2]
     assert "line 1" in no_headers[2]
+
+
+async def test_an_alipay_form_is_judged_and_shown_masked(tmp_path: Path) -> None:
+    alipay_keys = open_alipay_keys(tmp_path)
+    sent = alipay.send(alipay_keys, alipay.trade(buyer_logon_id="13800009999"))
+    (tmp_path / "body").write_bytes(sent.body)
+    (tmp_path / "tampered").write_bytes(sent.body.replace(b"99.00", b"1.00"))
+    pem = alipay_keys.settings()["ORDERLOOP_ALIPAY_PUBLIC_KEY_FILE"]
+
+    async def judge(body: str, *options: str) -> tuple[int | None, dict[str, Any]]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "payment_callback", "verify", "alipay", "--json", "--public-key", pem),
+            *("--body", str(tmp_path / body), *options),
+            env={"PATH": ""},
+            stdout=subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        return process.returncode, json.loads(said)
+
+    authentic, tampered = await judge("body"), await judge("tampered")
+    another = await judge("body", "--app-id", "2021000000000000")
+
+    assert (authentic[0], authentic[1]["content"]["total_amount"]) == (0, "99.00")
+    assert "13800009999" not in json.dumps(authentic[1])
+    assert (tampered[0], tampered[1]["reason"]) == (1, "bad_signature")
+    assert (another[0], another[1]["reason"]) == (1, "wrong_merchant")

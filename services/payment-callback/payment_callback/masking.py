@@ -3,6 +3,7 @@
 Named are the fields that hold nobody's data; whatever else a channel sends, today or tomorrow, is shown by its length.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ _NAMES = (
     "charset version sign_type auth_app_id"
 )
 _SHOWN = frozenset(_NAMES.split())
+# A mobile number is nobody's business wherever it stands.
+_PHONE = re.compile(r"(?<![0-9])1[3-9][0-9]{9}(?![0-9])")
 # Their values are objects; what is inside is judged by its own name.
 _OPENED = frozenset({"amount", "resource", "sub_orders", "promotion_detail", "scene_info", "receiver"})
 
@@ -33,7 +36,7 @@ def _masked(name: str, value: Any) -> Any:
         return mask(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and name in _OPENED:
         return [_masked(name, one) for one in value]
-    if name in _SHOWN and isinstance(value, str | int | float | bool | None):
+    if name in _SHOWN and isinstance(value, str | int | float | bool | None) and not _PHONE.search(str(value)):
         return value
     if isinstance(value, Mapping):
         return {inner: _hidden(one) for inner, one in value.items()}
