@@ -10,6 +10,9 @@ endif
 ORDERS ?= 200
 SEED ?= 1
 
+# Test workers. Each has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
+JOBS ?= 2
+
 RUN := .venv/bin/python -m
 LAB := $(RUN) orderloop_lab
 PACKAGES := shared $(sort $(wildcard services/*)) deploy/lab
@@ -47,7 +50,7 @@ jaeger: .venv/made ## build Jaeger into the cache (once, needs Go, 4 minutes); t
 ## the workspace
 
 test: .venv/made ## the whole suite, against real PostgreSQL, Kafka and Valkey
-	@$(RUN) pytest $(TESTS)
+	@$(RUN) pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 bench: .venv/made ## the measurements behind the claims about speed
 	@$(RUN) tests.bench
