@@ -66,7 +66,10 @@ class Surroundings:
             common["ORDERLOOP_HTTP_PORT"] = self.urls[service.name].rpartition(":")[2]
         match service.package:
             case "payment_callback":
-                operator = {"ORDERLOOP_HTTP_OPERATOR_TOKEN": self.home.secret("operator")}
+                operator = {
+                    "ORDERLOOP_HTTP_OPERATOR_TOKEN": self.home.secret("operator"),
+                    "ORDERLOOP_CALLBACK_NOTIFY_URL": f"{self.urls['payment-callback']}/v1/order/callback/wechat",
+                }
                 return common | operator | self._payment_channels()
             case "order_core":
                 return common | {

@@ -1,4 +1,4 @@
-"""How the doctor and the service recognise each other through whatever stands between them. Pure.
+"""How the doctor and the service recognise each other through whatever stands between them.
 
 A probe carries a credential that only holders of the doctor's key can make, inside the body: the part that no proxy may
 touch. The service answers it, and nobody else, with a sealed report of what reached it: nobody on the way can make one,
