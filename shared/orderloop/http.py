@@ -6,6 +6,8 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from . import problem
 from .asyncapi import document
@@ -36,7 +38,18 @@ def create_app(service: str, *, title: str, description: str, health: Health) ->
     async def asyncapi() -> dict[str, Any]:
         return document(service)
 
-    app.add_middleware(OpenTelemetryMiddleware, excluded_urls=_UNTRACED, exclude_spans=["receive", "send"])
+    def route(scope: Scope) -> tuple[str, dict[str, str]]:
+        """A span is named by its route: a name for every order would be no name."""
+        paths = (one.path for one in app.routes if isinstance(one, Route) and one.matches(scope)[0] is Match.FULL)
+        path = next(paths, None)
+        return f"{scope['method']} {path}" if path else str(scope["method"]), {"http.route": path} if path else {}
+
+    app.add_middleware(
+        OpenTelemetryMiddleware,
+        excluded_urls=_UNTRACED,
+        exclude_spans=["receive", "send"],
+        default_span_details=route,
+    )
     return app
 
 
