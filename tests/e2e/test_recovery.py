@@ -71,4 +71,5 @@ async def test_a_database_away_for_a_minute_parks_nothing(lab: Lab, source: str)
     finally:
         await core.close()
     assert dead == 0
-    assert {row["kind"] for row in kinds} <= {"parcel_silent", "parcel_exhausted"}
+    # For a minute no callback could be stored, and the channel was asked before it had repeated them: that is counted.
+    assert {row["kind"] for row in kinds} <= {"parcel_silent", "parcel_exhausted", "callback_missing"}

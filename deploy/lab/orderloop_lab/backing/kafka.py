@@ -102,7 +102,8 @@ def _write_settings(folder: Path, port: int, controller: int) -> Path:
 
 
 def _format(java: str, class_path: str, properties: Path) -> None:
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # One id in 64 would start with a dash, and be taken for an option.
+    cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
     arguments = ("-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
     done = subprocess.run([java, *arguments], check=False, capture_output=True, text=True, cwd=properties.parent)
     if done.returncode != 0:

@@ -154,9 +154,21 @@ where verdict <> 'refused'
   and (order_nos && :order_nos::text[] or transaction_ids && :transaction_ids::text[] or shape = any(:shapes::text[]));
 
 -- name: facts_of(order_nos)
-select order_no, event_id, 'callback_memory' as place from callback_memory where order_no = any(:order_nos::text[])
-union all
-select order_no, event_id, 'outbox' from outbox where order_no = any(:order_nos::text[])
+-- What only a notice can have told: payment-callback learns of refunds, and of lost callbacks, by its own questions too.
+with told as (
+    select order_no, event_id, topic, body, 'callback_memory' as place from callback_memory
+    where order_no = any(:order_nos::text[])
+    union all
+    select order_no, event_id, topic, body, 'outbox' from outbox where order_no = any(:order_nos::text[])
+)
+select order_no, event_id, place
+from told
+where case topic
+          when 'orderloop.payment-notified.v1' then convert_from(body, 'UTF8')::json ->> 'source' = 'callback'
+          when 'orderloop.refund-notified.v1' then
+              not exists (select from errand e where e.order_no = told.order_no and e.kind in ('refund', 'refund_look'))
+          else false
+      end
 order by 1, 2, 3;
 
 -- name: payments_of(order_nos)
