@@ -65,9 +65,7 @@ class _Record:
     def process(self) -> psutil.Process | None:
         if self.pid is None:
             return None
-        child = _children.get(self.pid)
-        if child is not None and child.poll() is not None:
-            del _children[self.pid]
+        _reap()
         try:
             process = psutil.Process(self.pid)
             return process if process.cwd() == self.command.folder else None
@@ -255,6 +253,13 @@ def _sweep(folder: str) -> None:
     for process in leftovers:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(leftovers, timeout=STOP_SECONDS)
+    _reap()
+
+
+def _reap() -> None:
+    """Let go of the children that have ended."""
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+        del _children[pid]
 
 
 def _memory(process: psutil.Process) -> int:
