@@ -4,27 +4,54 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import Progress
 
 from orderloop_lab import backing
 from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 from orderloop_lab.progress import step, steps
-from tests.bench import harness, write_path
-from tests.bench.harness import Result
+from tests.bench import callbacks, harness, write_path
+from tests.bench.harness import Benchmark, Result
 from tests.support import sessions
 from tests.support.databases import Databases
 
-BENCHMARKS: dict[str, write_path.Workload] = {"payments": write_path.PAYMENTS, "lives": write_path.LIVES}
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What benchmarks stand on."""
+
+    scale: write_path.Scale
+    callbacks: callbacks.Scale
+    databases: Databases
+    home: Home
+    folder: Path
+
+
+Opening = AbstractAsyncContextManager[Benchmark]
+
+
+def _write_path(workload: write_path.Workload) -> Callable[[Ground], Opening]:
+    return lambda on: write_path.benchmark(workload, on.scale, databases=on.databases, folder=on.folder)
+
+
+def _callbacks(on: Ground) -> Opening:
+    return callbacks.benchmark(on.callbacks, databases=on.databases, home=on.home)
+
+
+BENCHMARKS: dict[str, Callable[[Ground], Opening]] = {
+    "payments": _write_path(write_path.PAYMENTS),
+    "lives": _write_path(write_path.LIVES),
+    "callbacks": _callbacks,
+}
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,6 +62,7 @@ def main(  # noqa: PLR0917 # the command line
     rounds: Annotated[int, typer.Option(min=harness.LEAST_ROUNDS)] = 7,
     batches: Annotated[int, typer.Option(min=1, help="of 500 events, per contender and round")] = 20,
     existing: Annotated[int, typer.Option(help="orders that are there already")] = 200_000,
+    notices: Annotated[int, typer.Option(min=100, help="callbacks, per contender and round")] = 3000,
     seed: int = 1,
     out: Annotated[Path, typer.Option(help="where the figures are saved")] = Path("build/bench.json"),
 ) -> None:
@@ -46,7 +74,7 @@ def main(  # noqa: PLR0917 # the command line
     home = sessions.new_home()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_measure(chosen, scale, home))
+            results = runner.run(_measure(chosen, scale, callbacks.Scale(notices), home))
     except LabError as error:
         Console(stderr=True).print(f"[red]bench:[/] {error}", soft_wrap=True)
         sys.exit(2)
@@ -55,34 +83,32 @@ def main(  # noqa: PLR0917 # the command line
     console = Console()
     if not console.is_terminal:
         console.width = 150  # a log has no width of its own; a narrower table would cut its figures
-    console.print(f"{rounds} rounds of {batches} x {write_path.BATCH} events, {existing:,} older orders, seed {seed}")
+    console.print(
+        f"{rounds} rounds, each of {batches} x {write_path.BATCH} events ({existing:,} older orders, seed {seed}) "
+        f"or of {notices:,} callbacks"
+    )
     harness.show(results, console=console)
     harness.save(results, out)
     sys.exit(any(result.faults for result in results))
 
 
-async def _measure(names: list[str], scale: write_path.Scale, home: Home) -> list[Result]:
+async def _measure(
+    names: list[str], scale: write_path.Scale, callback_scale: callbacks.Scale, home: Home
+) -> list[Result]:
     results: list[Result] = []
     with steps() as progress, tempfile.TemporaryDirectory() as folder:
         url = await backing.provide(backing.POSTGRES, home, Supervisor(home), progress, os.environ)
         databases = await asyncio.to_thread(Databases, url)
+        ground = Ground(scale, callback_scale, databases, home, Path(folder))
         try:
             for name in names:
-                results += await _run(BENCHMARKS[name], scale, databases, Path(folder), progress)
+                async with AsyncExitStack() as stack:
+                    with step(progress, f"{name}: preparing"):
+                        benchmark = await stack.enter_async_context(BENCHMARKS[name](ground))
+                    results += await harness.run(benchmark, rounds=scale.rounds, progress=progress)
         finally:
             await asyncio.to_thread(databases.drop_templates)
     return results
-
-
-async def _run(
-    workload: write_path.Workload, scale: write_path.Scale, databases: Databases, folder: Path, progress: Progress
-) -> list[Result]:
-    async with AsyncExitStack() as stack:
-        with step(progress, f"{workload.name}: reserving orders and rehearsing"):
-            benchmark = await stack.enter_async_context(
-                write_path.benchmark(workload, scale, databases=databases, folder=folder)
-            )
-        return await harness.run(benchmark, rounds=scale.rounds, progress=progress)
 
 
 if __name__ == "__main__":

@@ -124,8 +124,11 @@ def _table(benchmark: str, results: Sequence[Result]) -> Table:
 
 
 def save(results: Sequence[Result], file: Path) -> None:
-    """A void figure is saved without its value."""
-    rows = [
+    """A void figure is saved without its value. Figures of benchmarks that did not run this time stay."""
+    mine = {result.benchmark for result in results}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    rows = [row for row in before if row["name"].partition(": ")[0] not in mine]
+    rows += [
         {
             "name": f"{result.benchmark}: {result.figure.name}",
             "value": None if result.faults else result.value.middle,

@@ -28,6 +28,7 @@ from orderloop.topics import ORDER_CHANGED
 from orderloop_lab import databases as lab
 from orderloop_lab.invariants import World, check
 from tests.bench import orders, pgbench
+from tests.bench.durability import weaknesses
 from tests.bench.harness import Benchmark, Contender, Figure, Measures
 from tests.bench.orders import Polled, Sent
 from tests.support.databases import Database, Databases
@@ -248,10 +249,7 @@ class _Contest:
         staged = await self.admin.fetchval("select count(*) from outbox")
         if not told == staged == self.plan.events:
             found.append(f"of {self.plan.events} events {told} have changed an order; {staged} changes are staged")
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            if (value := await self.admin.fetchval("select current_setting($1)", setting)) != "on":
-                found.append(f"{setting} is {value}: a commit promises nothing")
-        return found
+        return found + await weaknesses(self.admin)
 
 
 async def violations(url: str) -> list[str]:
