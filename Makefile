@@ -10,7 +10,11 @@ endif
 ORDERS ?= 200
 SEED ?= 1
 
-# Test workers. Each has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
+# A campaign's name and size; its seed is SEED.
+NAME ?= payments
+N ?= 10000
+
+# Test workers; the few long files come early and are not kept for the end. Each worker has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
 JOBS ?= 2
 
 RUN := .venv/bin/python -m
@@ -21,7 +25,7 @@ OURS := orderloop-shared orderloop-order-core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status verify jaeger test bench check lint types imports dependencies docs docs-check \
+.PHONY: help demo up down status verify campaign jaeger test bench check lint types imports dependencies docs docs-check \
 	format lock audit clean always
 
 help: ## list the goals
@@ -44,13 +48,16 @@ status: .venv/made ## what runs, where it listens
 verify: .venv/made ## check every invariant of a running lab
 	@$(LAB) verify
 
+campaign: .venv/made ## payments under every mishap and kill -9, in a lab of its own: NAME=payments N=10000 SEED=1
+	@$(LAB) campaign $(NAME) --n $(N) --seed $(SEED)
+
 jaeger: .venv/made ## build Jaeger into the cache (once, needs Go, 4 minutes); the lab then uses it
 	@$(LAB) jaeger
 
 ## the workspace
 
 test: .venv/made ## the whole suite, against real PostgreSQL, Kafka and Valkey
-	@$(RUN) pytest -n $(JOBS) --dist loadfile $(TESTS)
+	@$(RUN) pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: .venv/made ## the measurements behind the claims about speed
 	@$(RUN) tests.bench
