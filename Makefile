@@ -14,7 +14,7 @@ SEED ?= 1
 NAME ?= payments
 N ?= 10000
 
-# Test workers; the few long files come early and are not kept for the end. Each worker has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
+# Test workers. Each has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
 JOBS ?= 2
 
 RUN := .venv/bin/python -m
@@ -56,6 +56,7 @@ jaeger: .venv/made ## build Jaeger into the cache (once, needs Go, 4 minutes); t
 
 ## the workspace
 
+# Without the reorder, which would keep the few long files for the end.
 test: .venv/made ## the whole suite, against real PostgreSQL, Kafka and Valkey
 	@$(RUN) pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
