@@ -29,6 +29,7 @@ Pay, couriers, the warehouse and the bank, and every service.
     up        start everything (again: only what does not run)
     demo      orders from payment to money in the bank, mishaps included, and a verdict on the books
     verify    check every invariant of the books
+    campaign  thousands of orders and one kind of trouble, in a lab of its own
     down      stop everything
 
 All state lies in .lab/ (or ORDERLOOP_LAB_STATE); downloads are kept in ~/.cache/orderloop (or ORDERLOOP_LAB_CACHE).
@@ -106,6 +107,18 @@ def demo(
     from orderloop_lab.demo import main  # noqa: PLC0415 # the other commands work without it
 
     sys.exit(_on_running_lab(lambda lab: main(lab, orders=orders, seed=seed)))
+
+
+@cli.command()
+def campaign(
+    name: Annotated[str, typer.Argument(help="payments")] = "payments",
+    n: Annotated[int, typer.Option(min=20, max=1_000_000, help="how many orders")] = 1000,
+    seed: Annotated[int, typer.Option(help="the same seed plans the same trouble, and ends in the same sets")] = 1,
+) -> None:
+    """Run a campaign in a lab of its own, started and removed; exit code 1 on any violation."""
+    from orderloop_lab.campaigns import main  # noqa: PLC0415 # the other commands work without it
+
+    sys.exit(main(name, n=n, seed=seed, folder=default_folder() / "campaigns"))
 
 
 def _on_running_lab(main: Callable[[Lab], Awaitable[int]]) -> int:

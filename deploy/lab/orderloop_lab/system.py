@@ -12,7 +12,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -51,14 +51,19 @@ class Lab:
         *,
         environment: Mapping[str, str] = os.environ,
         settings: Mapping[str, Env] | None = None,
+        only: Collection[str] | None = None,
         time_factor: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`environment`: may name services to use instead of own ones. `settings`: per process, over the usual ones."""
+        """`environment`: may name services to use instead of own ones. `settings`: per process, over the usual ones.
+        `only`: of the simulators and services, those to start.
+        """
         self.home = Home(folder)
         self.supervisor = Supervisor(self.home)
         self._environment = environment
         self._settings = settings or {}
+        self._simulators = [name for name in SIMULATORS if only is None or name in only]
+        self._services = [service for service in SERVICES if only is None or service.name in only]
         self._time_factor = self.home.remember("time-factor", time_factor, default=TIME_FACTOR)
         self._progress = progress or steps(quiet=True)
         self._surroundings: Surroundings | None = None
@@ -82,9 +87,9 @@ class Lab:
             surroundings = await self._prepare()
             self._surroundings = surroundings
             with step(self._progress, "Simulators of the outside world"):
-                await asyncio.gather(*(self._start_simulator(name, surroundings) for name in SIMULATORS))
+                await asyncio.gather(*(self._start_simulator(name, surroundings) for name in self._simulators))
             with step(self._progress, "Services"):
-                await asyncio.gather(*(self._start_service(service, surroundings) for service in SERVICES))
+                await asyncio.gather(*(self._start_service(service, surroundings) for service in self._services))
 
     async def down(self, *, remove: bool = False) -> None:
         """Stops everything this lab has started; `remove` forgets its data too."""

@@ -12,7 +12,7 @@ effect and its cause, the effect is read first, because a cause never vanishes a
 and every topic is read up to 4, its records below 2 marked.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,12 +41,13 @@ class World:
     simulators: Mapping[str, str] | None = None  # wechat, wms, bank: base URLs
 
     @classmethod
-    def of(cls, lab: Lab) -> "World":
+    def of(cls, lab: Lab, *, simulators: Collection[str] = tuple(_LEDGERS)) -> "World":
+        """`simulators`: those that run there."""
         around = lab.surroundings
         return cls(
             databases={name: around.database_url(name, "app") for name in _SNAPSHOTS},
             kafka=Broker(around.backing.kafka_bootstrap, around.prefix),
-            simulators={name: lab.urls[name] for name in _LEDGERS},
+            simulators={name: lab.urls[name] for name in simulators},
         )
 
 

@@ -13,7 +13,7 @@ from .registry import invariant
 Ledger = Mapping[str, Any]
 
 # How the channel sends what is its own and unharmed; every other manner is to be refused.
-_AUTHENTIC = frozenset({"genuine", "answer_lost"})
+AUTHENTIC = frozenset({"genuine", "answer_lost"})
 _NEVER_SENT = "lost"
 
 
@@ -43,7 +43,7 @@ async def _unstored(evidence: Evidence, ledger: Ledger) -> AsyncIterator[str]:
     acknowledged: dict[str, Told] = {}
     for attempt in ledger["attempts"]:
         if _answer(attempt) == 2:
-            if attempt["manner"] not in _AUTHENTIC:
+            if attempt["manner"] not in AUTHENTIC:
                 yield (
                     f"order {attempt['about']}: attempt {attempt['attempt']} of notice {attempt['notice_id']} was "
                     f"{attempt['manner']}, and answered {attempt['status']}"
@@ -93,7 +93,7 @@ async def _effects_of_refused(evidence: Evidence, ledger: Ledger) -> AsyncIterat
     possible: set[str] = set()
     for attempt in ledger["attempts"]:
         told = notices.get(attempt["notice_id"], nothing)
-        if attempt["manner"] in _AUTHENTIC and _answer(attempt) != 4:
+        if attempt["manner"] in AUTHENTIC and _answer(attempt) != 4:
             possible |= told.event_ids  # answered 5xx or not at all may still have been committed
         elif attempt["manner"] != _NEVER_SENT:
             refused |= {attempt["about"], *told.order_nos}

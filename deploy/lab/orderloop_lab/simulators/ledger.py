@@ -88,6 +88,14 @@ class Ledger:
         rows = self._db.execute("select body from document where kind = ? order by seq", (kind,))
         return [json.loads(body) for (body,) in rows]
 
+    def below(self, kind: str, key: str) -> list[dict[str, Any]]:
+        """The documents whose keys are `key:…`, by key: found by the index, however many others there are."""
+        rows = self._db.execute(
+            "select body from document where kind = ? and key > ? and key < ? order by key",
+            (kind, f"{key}:", f"{key};"),
+        )
+        return [json.loads(body) for (body,) in rows]
+
     def count(self, kind: str) -> int:
         return int(self._db.execute("select count(*) from document where kind = ?", (kind,)).fetchone()[0])
 

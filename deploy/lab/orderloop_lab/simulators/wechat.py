@@ -173,6 +173,10 @@ class WeChatPay:
             }
         )
 
+    async def under_way(self, _: Request) -> Response:
+        """How many notices are neither acknowledged nor given up; a cheap question."""
+        return JSONResponse({"notices": self._post.under_way})
+
     def _notify(
         self, order: _Order, event_type: str, original_type: str, summary: str, plaintext: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -216,8 +220,8 @@ class WeChatPay:
         notice |= {"url": order.notify_url or self._notify_url}
         faults = order.faults.model_copy(update=fault)
         await self._post.send(notice, faults, 1, 0)
-        attempts = [a for a in self._ledger.all("attempt") if a["notice_id"] == notice["notice_id"]]
-        return JSONResponse({"notice_id": notice["notice_id"], "attempt": attempts[-1]})
+        [attempt] = self._ledger.below("attempt", notice["notice_id"])
+        return JSONResponse({"notice_id": notice["notice_id"], "attempt": attempt})
 
 
 async def _bad_request(_: Request, error: Exception) -> Response:
@@ -254,6 +258,7 @@ def build(sim: Simulator) -> Starlette:
             Route("/sim/forge", channel.forge, methods=["POST"]),
             Route("/sim/keys", channel.keys),
             Route("/sim/ledger", channel.ledger),
+            Route("/sim/ledger/under-way", channel.under_way),
             *channel.api.routes(),
         ],
         lifespan=lifespan,

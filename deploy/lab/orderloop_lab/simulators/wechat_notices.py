@@ -76,6 +76,11 @@ class Post:
         self._client = client
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def under_way(self) -> int:
+        """Deliveries that are neither acknowledged nor given up."""
+        return len(self._tasks)
+
     def start(self, notice: Mapping[str, Any], faults: Faults) -> None:
         """Begin to deliver. `notice`: notice_id, about (out_trade_no), url, event_type, original_type, plaintext."""
         first = time.time() + self._sim.delay(faults.delay)

@@ -1,0 +1,121 @@
+"""A campaign's plan is a function of its seed, and its judge names whatever is wrong."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from orderloop_lab.campaigns import CAMPAIGNS, main
+from orderloop_lab.campaigns.payments_books import Books, Order
+from orderloop_lab.campaigns.payments_plan import FAILPOINTS, Plan, plan
+from orderloop_lab.errors import LabError
+from orderloop_lab.home import default_folder
+from orderloop_lab.simulators.wechat_notices import Faults
+
+N = 1000
+
+
+def test_the_same_seed_plans_the_same_campaign_and_another_seed_another_one() -> None:
+    assert plan(N, seed=1) == plan(N, seed=1)
+    assert plan(N, seed=1).digest == plan(N, seed=1).digest
+    assert plan(N, seed=1).digest != plan(N, seed=2).digest
+
+
+def test_every_trouble_has_its_share() -> None:
+    planned = plan(N, seed=1)
+    count = Counter(name for payment in planned.payments for name in payment.faults)
+
+    assert planned.paid == N
+    assert len(planned.payments) - N == 20
+    assert (count["lose_first"], count["duplicates"] + count["simultaneous"], count["delay"]) == (300, 200, 50)
+    assert count["simultaneous"] == 60
+    assert count["probe"] == count["forge"] == 20
+    assert all(Faults.model_validate(payment.faults) for payment in planned.payments)
+
+
+def test_the_channel_changes_from_the_certificate_to_the_public_key_in_the_middle() -> None:
+    modes = [payment.faults["key_mode"] for payment in plan(N, seed=1).payments if payment.paid]
+
+    assert set(modes[:400]) == {"certificate"}
+    assert set(modes[400:600]) == {"certificate", "public_key", "mixed"}
+    assert set(modes[600:]) == {"public_key"}
+
+
+@pytest.mark.parametrize("n", [20, 60, N, 10_000])
+def test_every_step_is_killed_as_often_as_the_others_and_can_be_reached(n: int) -> None:
+    planned = plan(n, seed=3)
+    stretches = list(planned.stretches())
+
+    assert len(set(Counter(kill.failpoint for kill in planned.kills).values())) == 1
+    assert {kill.failpoint for kill in planned.kills} == set(FAILPOINTS)
+    assert [kill for kill, _ in stretches] == [None, *planned.kills]
+    assert [payment for _, payments in stretches for payment in payments] == list(planned.payments)
+    assert all(sum(payment.paid for payment in payments) >= kill.nth for kill, payments in stretches if kill)
+
+
+def books(planned: Plan) -> Books:
+    """As they are after a campaign in which everything went well."""
+    orders = {
+        f"no-{payment.external_order_id}": Order(
+            payment.external_order_id,
+            "paid" if payment.paid else "pending",
+            payment.amount_fen if payment.paid else 0,
+            int(payment.paid),
+        )
+        for payment in planned.payments
+    }
+    paid = {order_no: order.paid_fen for order_no, order in orders.items() if order.status == "paid"}
+    told = {f"wechat:{order_no}:paid": order_no for order_no in paid}
+    return Books(
+        orders=orders,
+        transactions=paid,
+        told=told,
+        attempts=Counter({("genuine", True): len(told), ("forged", False): 3, ("lost", False): 6}),
+        remembered=told,
+        accepted=dict.fromkeys(told, 1),
+    )
+
+
+def test_books_that_agree_are_found_right() -> None:
+    planned = plan(20, seed=1)
+
+    assert list(books(planned).violations(planned)) == []
+    figures = books(planned).figures
+    assert (figures["lost"], figures["applied twice"], figures["forged and accepted"]) == (0, 0, 0)
+
+
+def without(mapping: Mapping[str, str], key: str) -> dict[str, str]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def test_whatever_is_wrong_is_named() -> None:
+    planned = plan(20, seed=1)
+    right = books(planned)
+    event_id, order_no = next(iter(right.told.items()))
+    order = right.orders[order_no]
+    unpaid = next(no for no, one in right.orders.items() if one.status == "pending")
+    forged = f"wechat:{unpaid}:paid"
+    cases = {
+        "lost: ": replace(right, remembered=without(right.remembered, event_id)),
+        "is pending with 0 fen": replace(
+            right, orders={**right.orders, order_no: replace(order, status="pending", paid_fen=0, applications=0)}
+        ),
+        "is applied 2 times": replace(right, orders={**right.orders, order_no: replace(order, applications=2)}),
+        "was never reserved": replace(right, orders={no: one for no, one in right.orders.items() if no != order_no}),
+        "forged: ": replace(right, remembered={**right.remembered, forged: unpaid}),
+        "news 2 times": replace(right, accepted={**right.accepted, event_id: 2}),
+        "1 callbacks were forged, and answered 2xx": replace(
+            right, attempts=right.attempts + Counter({("forged", True): 1})
+        ),
+        "0 fen were paid at the channel": replace(
+            right, transactions={no: fen for no, fen in right.transactions.items() if no != order_no}
+        ),
+    }
+    for sentence, wrong in cases.items():
+        assert any(sentence in found for found in wrong.violations(planned)), sentence
+
+
+def test_a_campaign_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(LabError, match=", ".join(CAMPAIGNS)):
+        main("nobody", n=20, seed=1, folder=default_folder())
