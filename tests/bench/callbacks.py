@@ -36,6 +36,7 @@ CONNECTIONS = 128
 WARM_UP = 500  # notices that are not counted: statements are prepared, connections warm
 RATE = 1000.0  # notices/s of the open loop, unless the machine is too slow for it
 HEADROOM = 0.7  # an open loop above this share of what was reached at full load measures the queue, not the service
+SERVICE, REFERENCE = ("payment_callback", "serve"), ("tests.bench.callback_reference",)
 VERIFIED = 500  # notices, again and again
 
 SPEED, PER_CORE, USUAL, SLOW, PACE = "notices/s", "notices/CPU-s", "p50 ms", "p99 ms", "paced at/s"
@@ -62,15 +63,10 @@ async def benchmark(scale: Scale, *, databases: Databases, home: Home) -> AsyncG
     keys = await asyncio.to_thread(open_keys, state)
     async with AsyncExitStack() as stack:
 
-        async def desk(name: str, *module: str) -> _Desk:
-            return await stack.enter_async_context(_desk(name, module, databases=databases, home=home, keys=keys))
+        async def desk(module: Sequence[str]) -> Desk:
+            return await stack.enter_async_context(open_desk(module, databases=databases, home=home, keys=keys))
 
-        contest = _Contest(
-            scale,
-            keys,
-            await desk("payment-callback", "payment_callback", "serve"),
-            await desk("reference", "tests.bench.callback_reference"),
-        )
+        contest = _Contest(scale, keys, await desk(SERVICE), await desk(REFERENCE))
         for one in (contest.mine, contest.reference):
             await one.take(WARM_UP)
         contenders = [
@@ -83,7 +79,7 @@ async def benchmark(scale: Scale, *, databases: Databases, home: Home) -> AsyncG
 
 
 @dataclass(slots=True)
-class _Desk:
+class Desk:
     """A service with a database of its own, and what it has answered."""
 
     name: str
@@ -163,9 +159,8 @@ def _heard(status: int) -> bool:
 
 
 @asynccontextmanager
-async def _desk(
-    name: str, module: Sequence[str], *, databases: Databases, home: Home, keys: Keys
-) -> AsyncGenerator[_Desk]:
+async def open_desk(module: Sequence[str], *, databases: Databases, home: Home, keys: Keys) -> AsyncGenerator[Desk]:
+    name = module[0]
     database = await asyncio.to_thread(databases.clone, "payment_callback")
     supervisor, port = Supervisor(home), home.port(f"bench-{name}")
     command = Command(
@@ -188,7 +183,7 @@ async def _desk(
     try:
         await supervisor.start(command)
         [pid] = [status.pid for status in supervisor.status() if status.name == command.name]
-        yield _Desk(name, database, port, psutil.Process(pid), keys.folder.parent)
+        yield Desk(name, database, port, psutil.Process(pid), keys.folder.parent)
     finally:
         await supervisor.stop(command.name)
         await asyncio.to_thread(databases.drop, [database.name])
@@ -200,8 +195,8 @@ class _Contest:
 
     scale: Scale
     keys: Keys
-    mine: _Desk
-    reference: _Desk
+    mine: Desk
+    reference: Desk
     rate: float | None = None  # of the open loop, known after the first turn at full load
 
     async def ours(self, _number: int) -> Measures:
@@ -212,7 +207,7 @@ class _Contest:
     async def singly(self, _number: int) -> Measures:
         return await self._full_load(self.reference)
 
-    async def _full_load(self, desk: _Desk) -> Measures:
+    async def _full_load(self, desk: Desk) -> Measures:
         outcome, spent = await desk.take(self.scale.notices)
         stored = sum(map(_heard, outcome.statuses))
         return {SPEED: stored / outcome.seconds, PER_CORE: stored / spent}

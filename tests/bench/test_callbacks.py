@@ -1,0 +1,59 @@
+"""The callback benchmark runs, and its checker is no ornament. How fast anything is, no test says."""
+
+import json
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orderloop_lab.home import Home
+from orderloop_lab.progress import steps
+from orderloop_lab.simulators.wechat_keys import open_keys
+from tests.bench import callbacks, harness
+from tests.bench.harness import Figure, Result, Spread
+from tests.support.databases import Databases
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "WARM_UP", 10)
+    monkeypatch.setattr(callbacks, "CONNECTIONS", 8)
+
+
+async def test_every_contender_stores_what_it_acknowledges(databases: Databases, session_home: Home) -> None:
+    scale = callbacks.Scale(notices=50)
+    async with callbacks.benchmark(scale, databases=databases, home=session_home) as benchmark:
+        results = await harness.run(benchmark, rounds=1, progress=steps(quiet=True))
+
+    assert [(result.figure, result.faults) for result in results] == [(figure, []) for figure in callbacks.FIGURES]
+
+
+@pytest.mark.parametrize("table", ["callback_log", "callback_memory", "outbox"])
+async def test_an_acknowledged_notice_that_is_not_stored_makes_a_figure_void(
+    table: str, databases: Databases, session_home: Home, tmp_path: Path
+) -> None:
+    keys = open_keys(tmp_path)
+    async with callbacks.open_desk(callbacks.SERVICE, databases=databases, home=session_home, keys=keys) as desk:
+        await desk.take(10)
+        whole = await desk.faults()
+        admin = await asyncpg.connect(desk.database.admin_url)
+        try:
+            await admin.execute(f"delete from {table} where ctid = (select min(ctid) from {table})")  # noqa: S608
+        finally:
+            await admin.close()
+        torn = await desk.faults()
+
+    assert whole == []
+    assert torn == [f"payment_callback: 1 acknowledged notices are not in {table} exactly once"]
+
+
+def test_figures_of_benchmarks_that_did_not_run_stay(tmp_path: Path) -> None:
+    def figure(benchmark: str, value: float) -> Result:
+        return Result(benchmark, Figure("speed", "1/s", "speed"), 5, Spread.of([value]), None, None, [])
+
+    file = tmp_path / "bench.json"
+    harness.save([figure("one", 1), figure("two", 2)], file)
+    harness.save([figure("two", 3)], file)
+
+    saved = [(row["name"], row["value"]) for row in json.loads(file.read_text(encoding="utf-8"))]
+    assert saved == [("one: speed", 1), ("two: speed", 3)]
