@@ -229,9 +229,9 @@ PLANTED: dict[str, tuple[str, str]] = {
     "I6 a forged callback became an event": (
         "payment_callback",
         """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
-           values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{}}');
+           values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{"source": "callback"}}');
            insert into outbox (event_id, order_no, topic, occurred_at, body)
-           values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{}}')""",
+           select event_id, order_no, topic, occurred_at, body from callback_memory where event_id = 'wechat:42:paid'""",
     ),
     "I6 a forged callback became a payment": (
         "order_core",

@@ -11,6 +11,7 @@ from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Command
 from tests.support.homes import own_home
+from tests.support.kafka import until
 
 SLEEPER = "import time; time.sleep(600)"
 
@@ -28,9 +29,8 @@ async def test_a_process_goes_through_running_dead_and_stopped(tmp_path: Path) -
     async with own_home(tmp_path / "lab") as (home, supervisor):
         await supervisor.start(sleeper(home))
         assert [process.state for process in supervisor.status()] == ["running"]
-        async with asyncio.timeout(10):  # it is a process before it is an interpreter with memory of its own
-            while not supervisor.status()[0].memory_mib:
-                await asyncio.sleep(0.02)
+        # it is a process before it is an interpreter with memory of its own
+        await until(lambda: supervisor.status()[0].memory_mib > 0, seconds=10)
         await supervisor.kill("sleeper")
         [dead] = supervisor.status()
         assert (dead.state, dead.pid) == ("dead", None)

@@ -15,6 +15,7 @@ from logistics_poller.schedule import Plans
 from logistics_poller.waybills import Labelling, phone_tail
 from logistics_poller.wms import Warehouse
 from orderloop.events import AnomalyRaised, WaybillCreated
+from orderloop.tracing import trace_id_of
 from tests.support.databases import Database
 from tests.support.logistics import (
     TRACEPARENT,
@@ -67,7 +68,7 @@ async def test_a_requested_shipment_becomes_a_label_that_is_followed(
     waybills = [one.event.waybill_no for one in events]
     assert [one.event_id for one in events] == [f"{order_no}_S1:waybill:{number}" for number in waybills]
     assert [(one.event.parcel_no, one.event.parcel_count) for one in events] == [(1, 2), (2, 2)]
-    assert {one.traceparent for one in events} == {TRACEPARENT}
+    assert {trace_id_of(one.traceparent) for one in events} == {trace_id_of(TRACEPARENT)}
     rows = await pool.fetch("select * from parcel where order_no = $1 order by waybill_no", order_no)
     assert [row["waybill_no"] for row in rows] == sorted(waybills)
     assert {(row["status"], row["phone_tail"], row["traceparent"]) for row in rows} == {
