@@ -231,7 +231,8 @@ PLANTED: dict[str, tuple[str, str]] = {
         """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
            values ('wechat:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{"source": "callback"}}');
            insert into outbox (event_id, order_no, topic, occurred_at, body)
-           select event_id, order_no, topic, occurred_at, body from callback_memory where event_id = 'wechat:42:paid'""",
+           select event_id, order_no, topic, occurred_at, body from callback_memory
+           where event_id = 'wechat:42:paid'""",
     ),
     "I6 a forged callback became a payment": (
         "order_core",
