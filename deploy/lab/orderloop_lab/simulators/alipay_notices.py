@@ -1,7 +1,4 @@
-"""How Alipay tells a merchant: a form is posted until it is answered `success`, or eight notices are spent.
-
-A delivery's whole state lies in the ledger before anything is sent, so a killed simulator goes on where it was.
-"""
+"""What Alipay sends a merchant: signed forms, acknowledged by `success`; and what may go wrong with one."""
 
 import asyncio
 import time
@@ -14,6 +11,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from .alipay_keys import Keys, form_signature
+from .delivery import Deliveries
 from .ledger import Simulator
 
 # Seconds between the eight notices. [GOPAY doc/alipay.md]
@@ -58,59 +56,19 @@ class Faults(BaseModel):
         return story[attempt - 1] if attempt <= len(story) else Manner.GENUINE
 
 
-class Post:
+class Post(Deliveries):
     """Composes, signs and sends, and writes every attempt into the ledger."""
 
+    retries = RETRIES
+    id_field = "notify_id"
+
     def __init__(self, sim: Simulator, keys: Keys, client: httpx.AsyncClient) -> None:
-        self._sim = sim
+        super().__init__(sim)
         self._keys = keys
         self._client = client
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, notice: Mapping[str, Any], faults: Faults) -> None:
-        """Begin to deliver. `notice`: notify_id, about (out_trade_no), url, form."""
-        delivery = {
-            **notice,
-            "faults": faults.model_dump(mode="json"),
-            "state": "open",  # acknowledged | given_up
-            "attempts": 0,
-            "acknowledgements": 0,
-            "next_at": time.time() + self._sim.delay(faults.delay),
-        }
-        if self._sim.ledger.add("notice", notice["notify_id"], delivery):
-            self._go_on(delivery)
-
-    def resume(self) -> None:
-        for delivery in self._sim.ledger.all("notice"):
-            if delivery["state"] == "open":
-                self._go_on(delivery)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _go_on(self, delivery: dict[str, Any]) -> None:
-        task = asyncio.create_task(self._deliver(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _deliver(self, delivery: dict[str, Any]) -> None:
-        faults = Faults.model_validate(delivery["faults"])
-        while delivery["state"] == "open":
-            await asyncio.sleep(max(0.0, delivery["next_at"] - time.time()))
-            attempt = delivery["attempts"] + 1
-            copies = [self.send(delivery, faults, attempt, copy) for copy in range(faults.simultaneous)]
-            heard = await asyncio.gather(*copies)
-            delivery["attempts"] = attempt
-            delivery["acknowledgements"] += any(heard)
-            if delivery["acknowledgements"] > faults.duplicates:
-                delivery["state"] = "acknowledged"
-            elif attempt > len(RETRIES):
-                delivery["state"] = "given_up"
-            else:
-                delivery["next_at"] = time.time() + self._sim.delay(RETRIES[attempt - 1])
-            self._sim.ledger.put("notice", delivery["notify_id"], delivery)
+    async def attempt(self, delivery: Mapping[str, Any], number: int, copy: int) -> bool:
+        return await self.send(delivery, Faults.model_validate(delivery["faults"]), number, copy)
 
     async def send(self, notice: Mapping[str, Any], faults: Faults, attempt: int, copy: int) -> bool:
         """One attempt. Whether the channel heard `success`."""
