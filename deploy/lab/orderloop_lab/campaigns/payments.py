@@ -33,8 +33,8 @@ WHO = "payment-callback"
 _PROCESSES = ("wechat", WHO, "order-core", "order-core-relay")
 _CHECKED = {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I14"}  # the others ask the bank or the warehouse
 _SETTINGS: Mapping[str, dict[str, str]] = {
-    # A day of retries in twelve minutes: the first within a second, and enough left after several restarts.
-    "wechat": {"SIM_TIME_FACTOR": "120"},
+    # A day of retries in seven minutes: the first within a second, and enough left after several restarts.
+    "wechat": {"SIM_TIME_FACTOR": "200"},
     WHO: {
         "ORDERLOOP_EVIDENCE_TIME_FACTOR": "1",
         "ORDERLOOP_EVIDENCE_FIRST_MINUTES": "[1440]",

@@ -15,7 +15,7 @@ FAILPOINTS = (
     "payment_callback.after_commit",
     "payment_callback.after_answer",
 )
-_PAYMENTS_PER_ROUND, _MOST_ROUNDS = 500, 5  # each round kills once at every step
+_PAYMENTS_PER_ROUND, _MOST_ROUNDS = 1000, 5  # each round kills once at every step
 _MOST_VISITS = 20  # of a failpoint, before it kills
 
 Fault = int | str

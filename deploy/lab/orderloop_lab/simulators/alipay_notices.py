@@ -93,7 +93,7 @@ class Post(Deliveries):
             async with asyncio.timeout(ANSWER_WITHIN):
                 body = self._body(notice["form"], faults, manner)
                 answer = await self._client.post(notice["url"], content=body, headers=headers)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except Exception as error:  # no answer, however the client says so: not all it raises is an HTTPError
             record["error"] = f"{type(error).__name__}: {error}"
         else:
             record |= {"status": answer.status_code, "answer": answer.text[:500]}
