@@ -91,11 +91,11 @@ def jaeger() -> None:
 
 
 @cli.command()
-def verify() -> None:
+def verify(as_json: AsJson = False) -> None:
     """Check every invariant on a running lab; exit code 1 if one does not hold."""
     from orderloop_lab.invariants import main  # noqa: PLC0415 # the other commands work without it
 
-    sys.exit(_on_running_lab(main))
+    sys.exit(_on_running_lab(lambda lab: main(lab, as_json=as_json)))
 
 
 @cli.command()
