@@ -11,14 +11,12 @@ from tests.support import sessions
 
 # Four hours a second: a parcel arrives about ten seconds after its label.
 TIME_FACTOR = 4 * 3600.0
-# WeChat's day of retries has to outlast a database that is away for a minute, as it does in reality.
-SETTINGS = {"wechat": {"SIM_TIME_FACTOR": "60"}}
 
 
 @pytest.fixture(scope="session")
 def running_lab() -> Iterator[Lab]:
     home = sessions.new_home("e2e")
-    lab = Lab(home.folder, environment={}, settings=SETTINGS, time_factor=TIME_FACTOR)
+    lab = Lab(home.folder, environment={}, time_factor=TIME_FACTOR)
     try:
         sessions.run(lab.up())
         yield lab
