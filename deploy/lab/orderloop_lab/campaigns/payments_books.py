@@ -20,7 +20,9 @@ _ORDERS = """
                as applications
     from orders o where o.source = $1
 """
-_REMEMBERED = "select event_id, order_no from callback_memory where order_no = any($1) and event_id like 'wechat:%'"
+_REMEMBERED = """
+    select event_id, order_no from callback_memory where order_no = any($1) and event_id like 'wechat:%:paid'
+"""
 _ACCEPTED = """
     select event_id, count(*) as times
     from callback_log, unnest(event_ids) as event_id
