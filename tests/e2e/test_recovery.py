@@ -11,7 +11,7 @@ from orderloop_lab.scenario import plan
 from orderloop_lab.shop import Shop
 from orderloop_lab.system import Lab
 
-ORDERS = 40
+ORDERS = 30
 SILENCE_SECONDS = 90
 
 

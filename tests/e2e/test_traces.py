@@ -7,6 +7,7 @@ import asyncio
 import json
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -16,6 +17,7 @@ from orderloop.tracing import trace_id_of
 from orderloop_lab.scenario import plan
 from orderloop_lab.shop import Shop
 from orderloop_lab.system import Lab
+from tests.support import sessions
 
 SERVICES = ("payment-callback", "order-core", "logistics-poller", "settlement")
 # Attribute names that OpenTelemetry has replaced (semantic conventions 1.44, messaging).
@@ -84,10 +86,15 @@ async def search(lab: Lab, order_no: str) -> Traces:
     return Traces(found)
 
 
-@pytest.fixture
-async def order(lab: Lab, source: str) -> tuple[str, list[asyncpg.Record]]:
+@pytest.fixture(scope="session")
+def order(running_lab: Lab) -> tuple[str, list[asyncpg.Record]]:
     """An order that has gone its whole way, and its log."""
-    async with Shop(lab, source) as shop:
+    return sessions.run(sold(running_lab))
+
+
+async def sold(lab: Lab) -> tuple[str, list[asyncpg.Record]]:
+    await lab.up()
+    async with Shop(lab, f"traced-{uuid4().hex[:8]}") as shop:
         await shop.sell([replace(plan(1, seed=5)[0], mishaps=frozenset())])
         await shop.until(shop.arrived, silence=90)
         [order_no] = shop.plans
