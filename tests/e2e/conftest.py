@@ -1,9 +1,10 @@
 """The whole system, once for all end-to-end tests: separate processes on a broker, database and cache of their own,
 because these tests kill them."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from orderloop_lab.system import Lab
@@ -35,3 +36,28 @@ async def lab(running_lab: Lab) -> Lab:
 def source() -> str:
     """A shop of this test's own."""
     return f"test-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=15, trust_env=False) as http:
+        yield http
+
+
+@pytest.fixture
+def reserve(lab: Lab, http: httpx.AsyncClient, source: str) -> Callable[[int], Awaitable[str]]:
+    """`await reserve(7)`: a pending order of 99 yuan, for tests that pay (or do not) by themselves."""
+
+    async def reserve(number: int) -> str:
+        wish = {
+            "source": source,
+            "external_order_id": str(number),
+            "amount_fen": 9900,
+            "items": [{"sku": "s", "name": "n", "quantity": 1}],
+            "receiver": {"name": "n", "phone": "13800138000", "region": "广东", "address": "a"},
+        }
+        answer = await http.post(f"{lab.urls['order-core']}/v1/orders", json=wish)
+        assert answer.is_success, answer.text
+        return answer.json()["order_no"]
+
+    return reserve

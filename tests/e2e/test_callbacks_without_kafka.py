@@ -5,12 +5,10 @@ ORDERLOOP_TEST_KAFKA_AWAY_SECONDS makes the fault last longer than the suite has
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import httpx
-import pytest
 
 from orderloop.events import PaymentNotified
 from orderloop_lab import invariants
@@ -20,26 +18,6 @@ from tests.support.kafka import until
 AWAY_SECONDS = float(os.environ.get("ORDERLOOP_TEST_KAFKA_AWAY_SECONDS", "15"))
 PAUSE_SECONDS = 0.4  # between two payments
 STORED, NOT_STORED = 204, 503
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=15, trust_env=False) as http:
-        yield http
-
-
-async def reserve(lab: Lab, http: httpx.AsyncClient, source: str, number: int) -> str:
-    wish = {
-        "source": source,
-        "external_order_id": f"away-{number}",
-        "amount_fen": 9900,
-        "items": [{"sku": "s", "name": "n", "quantity": 1}],
-        "receiver": {"name": "n", "phone": "13800138000", "region": "广东", "address": "a"},
-    }
-    headers = {"Idempotency-Key": uuid4().hex}
-    answer = await http.post(f"{lab.urls['order-core']}/v1/orders", json=wish, headers=headers)
-    assert answer.is_success, answer.text
-    return answer.json()["order_no"]
 
 
 async def pay(lab: Lab, http: httpx.AsyncClient, orders: list[str]) -> None:
@@ -99,10 +77,10 @@ async def unpaid(lab: Lab, orders: list[str]) -> set[str]:
 
 
 async def test_callbacks_are_answered_and_kept_while_kafka_is_away_and_postgresql_restarts(
-    lab: Lab, source: str, http: httpx.AsyncClient
+    lab: Lab, http: httpx.AsyncClient, reserve: Callable[[int], Awaitable[str]]
 ) -> None:
     count = int(AWAY_SECONDS / PAUSE_SECONDS)
-    orders = [await reserve(lab, http, source, number) for number in range(count)]
+    orders = [await reserve(number) for number in range(count)]
     channel = Channel(lab, http, orders)
 
     await lab.kill("kafka")

@@ -1,39 +1,17 @@
 """A day without callbacks: every paid order shows, none is repaired, and the late callback mends it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import httpx
-import pytest
 
 from orderloop_lab.system import Lab
 from tests.support.kafka import until
 
 ORDERS = 8
 NOWHERE = "http://127.0.0.1:9/lost"
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=15, trust_env=False) as http:
-        yield http
-
-
-async def reserve(lab: Lab, http: httpx.AsyncClient, source: str, number: int) -> str:
-    wish = {
-        "source": source,
-        "external_order_id": f"lost-{number}",
-        "amount_fen": 9900,
-        "items": [{"sku": "s", "name": "n", "quantity": 1}],
-        "receiver": {"name": "n", "phone": "13800138000", "region": "广东", "address": "a"},
-    }
-    headers = {"Idempotency-Key": uuid4().hex}
-    answer = await http.post(f"{lab.urls['order-core']}/v1/orders", json=wish, headers=headers)
-    assert answer.is_success, answer.text
-    return answer.json()["order_no"]
 
 
 async def fetch(lab: Lab, query: str, order_nos: list[str]) -> list[asyncpg.Record]:
@@ -45,9 +23,9 @@ async def fetch(lab: Lab, query: str, order_nos: list[str]) -> list[asyncpg.Reco
 
 
 async def test_every_lost_callback_shows_and_the_late_one_mends_and_closes(
-    lab: Lab, source: str, http: httpx.AsyncClient
+    lab: Lab, http: httpx.AsyncClient, reserve: Callable[[int], Awaitable[str]]
 ) -> None:
-    orders = await asyncio.gather(*(reserve(lab, http, source, number) for number in range(ORDERS)))
+    orders = await asyncio.gather(*(reserve(number) for number in range(ORDERS)))
 
     async def pay(order_no: str) -> dict[str, Any]:
         body = {"out_trade_no": order_no, "amount_fen": 9900, "notify_url": NOWHERE}
