@@ -10,9 +10,9 @@ endif
 ORDERS ?= 200
 SEED ?= 1
 
-# A campaign's name and size; its seed is SEED.
+# A campaign's name; its seed is SEED. Its size is RUNS, MINUTES or N, whatever it counts, and its usual one without.
 NAME ?= payments
-N ?= 10000
+SIZE = $(firstword $(RUNS) $(MINUTES) $(N))
 
 # Test workers. Each has a PostgreSQL, a Kafka and a Valkey of its own, about 1 GB.
 JOBS ?= 2
@@ -25,7 +25,7 @@ OURS := orderloop-shared orderloop-order-core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status verify campaign jaeger test bench check lint types imports dependencies docs docs-check \
+.PHONY: help demo up down status verify campaign campaigns jaeger test bench check lint types imports dependencies docs docs-check \
 	format lock audit clean always
 
 help: ## list the goals
@@ -48,8 +48,11 @@ status: .venv/made ## what runs, where it listens
 verify: .venv/made ## check every invariant of a running lab
 	@$(LAB) verify
 
-campaign: .venv/made ## payments under every mishap and kill -9, in a lab of its own: NAME=payments N=10000 SEED=1
-	@$(LAB) campaign $(NAME) --n $(N) --seed $(SEED)
+campaign: .venv/made ## one kind of trouble in all its forms, in a lab of its own: NAME=crash RUNS=200 SEED=1
+	@$(LAB) campaign $(NAME) $(SIZE:%=--n %) --seed $(SEED)
+
+campaigns: .venv/made ## list the campaigns
+	@$(LAB) campaigns
 
 jaeger: .venv/made ## build Jaeger into the cache (once, needs Go, 4 minutes); the lab then uses it
 	@$(LAB) jaeger

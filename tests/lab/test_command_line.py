@@ -54,7 +54,9 @@ def test_without_go_jaeger_says_what_is_missing_and_what_still_works(
     assert "install Go" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "logs", "jaeger", "verify", "demo", "campaign"])
+@pytest.mark.parametrize(
+    "command", ["up", "down", "status", "logs", "jaeger", "verify", "demo", "campaign", "campaigns"]
+)
 def test_every_command_explains_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -111,14 +111,23 @@ def demo(
 
 @cli.command()
 def campaign(
-    name: Annotated[str, typer.Argument(help="payments")] = "payments",
-    n: Annotated[int, typer.Option(min=20, max=1_000_000, help="how many orders")] = 1000,
+    name: Annotated[str, typer.Argument(help="one of those that `campaigns` lists")] = "payments",
+    n: Annotated[int | None, typer.Option(max=1_000_000, help="how many orders, runs or minutes")] = None,
     seed: Annotated[int, typer.Option(help="the same seed plans the same trouble, and ends in the same sets")] = 1,
 ) -> None:
     """Run a campaign in a lab of its own, started and removed; exit code 1 on any violation."""
     from orderloop_lab.campaigns import main  # noqa: PLC0415 # the other commands work without it
 
     sys.exit(main(name, n=n, seed=seed, folder=default_folder() / "campaigns"))
+
+
+@cli.command()
+def campaigns() -> None:
+    """List the campaigns, what each is for and how large it usually is."""
+    from orderloop_lab.campaigns import CAMPAIGNS  # noqa: PLC0415 # the other commands work without it
+
+    for name, one in CAMPAIGNS.items():
+        print(f"{name:10} {one.purpose} ({one.usual} {one.counts})")
 
 
 def _on_running_lab(main: Callable[[Lab], Awaitable[int]]) -> int:

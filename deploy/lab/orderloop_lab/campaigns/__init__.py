@@ -3,7 +3,7 @@
     python -m orderloop_lab campaign payments --n 10000 --seed 1
 
 A campaign is a module with a sentence PURPOSE and `campaign(folder, n=, seed=, progress=) -> Verdict`; CAMPAIGNS names
-it. It has a lab of its own, apart from the one that `up` starts.
+it, and what its `n` counts. It has a lab of its own, apart from the one that `up` starts.
 """
 
 import asyncio
@@ -37,15 +37,24 @@ class _Run(Protocol):
 class Campaign:
     purpose: str
     run: _Run
+    counts: str  # what n is the number of
+    usual: int
+    least: int = 1
 
 
-CAMPAIGNS: Mapping[str, Campaign] = {"payments": Campaign(payments.PURPOSE, payments.campaign)}
+CAMPAIGNS: Mapping[str, Campaign] = {
+    "payments": Campaign(payments.PURPOSE, payments.campaign, "orders", usual=10_000, least=20),
+}
 
 
-def main(name: str, *, n: int, seed: int, folder: Path) -> int:
+def main(name: str, *, n: int | None, seed: int, folder: Path) -> int:
     """Run a campaign below `folder` and print what it found; 1 on any violation, whose lab then stays to be read."""
     if name not in CAMPAIGNS:
         raise LabError(f"There is no campaign {name}: the campaigns are {', '.join(CAMPAIGNS)}.")
+    campaign = CAMPAIGNS[name]
+    n = campaign.usual if n is None else n
+    if n < campaign.least:
+        raise LabError(f"The campaign {name} takes at least {campaign.least} {campaign.counts}.")
     home = folder / name
     home.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     try:
@@ -63,7 +72,7 @@ async def _judged(name: str, *, n: int, seed: int, home: Path) -> int:
     verdict.figures["duration, start and stop included"] = f"{time.monotonic() - began:.1f} s"
     verdict.figures["CPU, all processes"] = f"{_cpu_seconds() - cpu:.1f} s"
     console = Console()
-    console.print(f"Campaign {name}, n {n}, seed {seed}", style="bold", highlight=False)
+    console.print(f"Campaign {name}, {n} {CAMPAIGNS[name].counts}, seed {seed}", style="bold", highlight=False)
     verdict.show(console)
     if verdict.violations:
         console.print(f"{len(verdict.violations)} violations; logs and ledgers stay in {home}", style="bold red")

@@ -21,6 +21,7 @@ from orderloop_lab.system import Lab
 from . import books, events, outside, registry
 from .evidence import World, gather
 from .report import Report, Violation
+from .scope import scopes
 from .topics import Broker
 
 __all__ = ["Broker", "Report", "Violation", "World", "check", "main"]
@@ -35,9 +36,10 @@ async def check(world: World) -> Report:
     """
     report = Report()
     async with gather(world) as evidence:
+        counts = await scopes(evidence)
         for invariant in registry.in_order():
             if invariant.needs <= evidence.sources:
-                report.begin(invariant.id, invariant.title)
+                report.begin(invariant.id, invariant.title, counts[invariant.id])
                 async for sentence in invariant.violations(evidence):
                     report.add(invariant.id, sentence)
     return report

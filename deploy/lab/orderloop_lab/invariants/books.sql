@@ -4,6 +4,16 @@
 -- The first statement of a repeatable-read transaction fixes what all later ones see.
 select pg_current_snapshot()::text;
 
+-- name: scope()
+-- How many claims, changes, orders, orders that have left, and applied payments there are to be checked.
+select (select count(*) from inbox where outcome = 'applied') as i1,
+       (select count(*) from order_log) as i2,
+       (select count(*) from orders) as i3,
+       (select count(distinct order_no) from order_log
+        where "to" in ('shipping', 'shipped', 'delivered', 'pending_settlement', 'completed')) as i4,
+       (select count(*) from order_log) as i5,
+       (select count(*) from payment where applied) as i14;
+
 -- name: claims_unlike_the_log()
 select order_no, event_id, coalesce(i.n, 0) as claimed, coalesce(l.n, 0) as logged
 from (select order_no, event_id, count(*) as n from inbox where outcome = 'applied' group by order_no, event_id) i

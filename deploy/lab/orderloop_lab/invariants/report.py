@@ -19,12 +19,9 @@ class Violation:
 @dataclass(slots=True)
 class Report:
     titles: dict[str, str] = field(default_factory=dict[str, str])
+    checked: dict[str, int] = field(default_factory=dict[str, int])  # by invariant: how much it had to look at
     violations: list[Violation] = field(default_factory=list[Violation])  # the first of each invariant
     counts: Counter[str] = field(default_factory=Counter[str])  # all of them
-
-    @property
-    def checked(self) -> list[str]:
-        return list(self.titles)
 
     @property
     def clean(self) -> bool:
@@ -34,8 +31,14 @@ class Report:
     def summary(self) -> str:
         return f"invariants: {len(self.titles)} checked, {self.counts.total()} violations"
 
-    def begin(self, name: str, title: str) -> None:
+    def begin(self, name: str, title: str, scope: int) -> None:
         self.titles[name] = title
+        self.checked[name] = scope
+
+    def objections(self, *needed: str) -> list[str]:
+        """Every violation, and which of the `needed` invariants had nothing to look at."""
+        idle = [f"{name} had nothing to look at" for name in needed if not self.checked.get(name)]
+        return [*(f"{one.invariant}: {one.sentence}" for one in self.violations), *idle]
 
     def add(self, name: str, sentence: str) -> None:
         self.counts[name] += 1
@@ -50,9 +53,10 @@ class Report:
         }
 
     def show(self, console: Console) -> None:
-        table = Table("id", "invariant", "violations")
+        table = Table("id", "invariant", "looked at", "violations")
         for name, title in self.titles.items():
-            table.add_row(name, title, f"[red]{self.counts[name]}" if self.counts[name] else "[green]0")
+            found = f"[red]{self.counts[name]}" if self.counts[name] else "[green]0"
+            table.add_row(name, title, f"{self.checked[name]:,}", found)
         console.print(table)
         for violation in self.violations:
             console.print(f"{violation.invariant}: {violation.sentence}", markup=False, highlight=False, soft_wrap=True)
