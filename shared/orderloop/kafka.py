@@ -16,8 +16,6 @@ from aiokafka.errors import ProducerClosed
 
 from .settings import KafkaSettings
 
-# Longer than any transaction may hold a row lock (see postgres.SESSION), shorter than people wait for a dead pod.
-SESSION_SECONDS = 30
 # How long one batch may be retried in place before the consumer polls again to stay a member of its group.
 POLL_SECONDS = 300
 # How long a client may take to say goodbye to a broker that may be gone.
@@ -47,8 +45,8 @@ def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> A
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         partition_assignment_strategy=(RangePartitionAssignor,),
-        session_timeout_ms=SESSION_SECONDS * 1000,
-        heartbeat_interval_ms=3_000,
+        session_timeout_ms=settings.session_seconds * 1000,
+        heartbeat_interval_ms=settings.session_seconds * 100,
         max_poll_interval_ms=POLL_SECONDS * 1000,
         isolation_level="read_committed",
     )

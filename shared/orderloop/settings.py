@@ -70,6 +70,10 @@ class KafkaSettings(Settings):
     instance_id: str | None = Field(
         None, description="static group membership (a StatefulSet's pod name): a rolling restart spares a rebalance"
     )
+    # By default longer than any transaction may hold a row lock (postgres.SESSION), shorter than people wait for a pod.
+    session_seconds: Annotated[int, Field(ge=6, le=60)] = Field(
+        30, description="how long a member may be silent before its partitions go to others"
+    )
 
 
 class RedisSettings(Settings):

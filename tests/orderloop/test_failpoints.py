@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -41,7 +43,7 @@ def test_it_fails_at_the_named_visit_of_the_named_place(plan: str, printed: str,
 
 
 def test_a_plan_that_cannot_be_meant_is_refused_at_once() -> None:
-    assert "the action is kill, exit, hang or raise" in run("here:explode").stderr
+    assert "the action is kill, exit, hang, stop or raise" in run("here:explode").stderr
 
 
 def test_hanging_stops_the_whole_process_as_a_freeze_does() -> None:
@@ -56,3 +58,17 @@ def test_hanging_stops_the_whole_process_as_a_freeze_does() -> None:
 
     hanging.kill()
     hanging.communicate()
+
+
+def test_who_is_stopped_goes_on_when_told_to() -> None:
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env={"FAILPOINT": "here:stop@2"}, stdout=subprocess.PIPE
+    )
+    assert stopped.stdout is not None
+    assert stopped.stdout.readline() == b"0\n"
+    os.waitid(os.P_PID, stopped.pid, os.WSTOPPED)
+
+    stopped.send_signal(signal.SIGCONT)
+
+    assert stopped.communicate(timeout=30)[0] == b"1\n2\n"
+    assert stopped.returncode == 0
