@@ -29,8 +29,9 @@ def test_every_event_has_a_golden_sample_and_every_sample_an_event() -> None:
 
 @pytest.mark.parametrize("topic", BY_TOPIC)
 def test_a_golden_sample_decodes_and_comes_out_as_it_went_in(topic: str) -> None:
+    """What has been added since is optional, and comes out beside it."""
     body = golden(topic)
-    assert json.loads(BY_TOPIC[topic].decode(json.dumps(body).encode()).encode()) == body
+    assert json.loads(BY_TOPIC[topic].decode(json.dumps(body).encode()).encode()).items() >= body.items()
 
 
 @pytest.mark.parametrize("topic", BY_TOPIC)

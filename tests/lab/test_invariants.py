@@ -171,7 +171,7 @@ PLANTED: dict[str, tuple[str, str]] = {
     ),
     "I3 a version was changed by hand": (
         "order_core",
-        "update orders set version = 9 where order_no = '{completed}'",
+        "update orders set version = 90 where order_no = '{completed}'",
     ),
     "I4 a completed order's settlement is still open": (
         "settlement",

@@ -14,7 +14,7 @@ from order_core.apply import CommandRefused, apply
 from order_core.orders import Incoming
 from order_core.settings import OrderSettings
 from orderloop.clock import SystemClock
-from orderloop.events import AnomalyRaised, SettlementStatus
+from orderloop.events import AnomalyRaised, SettlementRequested, SettlementStatus
 from orderloop.health import Health
 from tests.support.orders import (
     AMOUNT,
@@ -149,8 +149,9 @@ async def test_a_refused_settlement_is_asked_for_again(desk: httpx.AsyncClient, 
     await act(desk, anomaly["id"], "resettle")
 
     topic = "orderloop.settlement-requested.v1"
-    rows = await conn.fetch("select event_id from outbox where topic = $1 order by id", topic)
+    rows = await conn.fetch("select event_id, body from outbox where topic = $1 order by id", topic)
     assert [row["event_id"] for row in rows] == [f"{order_no}_P1:requested", f"{order_no}_P1:requested:2"]
+    assert [SettlementRequested.decode(row["body"]).attempt for row in rows] == [1, 2]
     await told(conn, settled(order_no, attempt=2))
     assert await status(conn, order_no) == "completed"
 

@@ -71,7 +71,8 @@ RIGHTS = {
         updates={
             "inbox": frozenset({"outcome"}),
             "settlement_timer": ALL,
-            "settlement": frozenset({"status", "bank_code", "reason", "sent_at", "taken_at", "success_at"}),
+            "settlement": frozenset({"status", "bank_code", "reason", "sent_at", "taken_at", "success_at"})
+            | {"attempt", "asked"},
             "payout": frozenset({"status", "arrived_at", "reason"}),
             "bank_call": frozenset({"answered_at", "heard", "reason"}),
         },

@@ -1,7 +1,7 @@
 """Settlement on a database of the test's own, against the bank simulator."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -93,7 +93,7 @@ class House:
         return {row["receiver"]: row["status"] for row in rows}
 
 
-def paced(pool: asyncpg.Pool, generic: GenericBank) -> Instructor:
+def paced(pool: asyncpg.Pool, generic: GenericBank, accounts: Mapping[str, str] = RULE.accounts) -> Instructor:
     pace = Pace(
         lease=timedelta(seconds=60),
         first_query=timedelta(seconds=30),
@@ -101,7 +101,7 @@ def paced(pool: asyncpg.Pool, generic: GenericBank) -> Instructor:
         resend_within=timedelta(hours=24),
         calls_at_once=16,
     )
-    return Instructor(pool, generic, clock=SystemClock(), pace=pace, health=Health())
+    return Instructor(pool, generic, accounts=accounts, clock=SystemClock(), pace=pace, health=Health())
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def order_no() -> str:
     return new_order_no(datetime.now(UTC))
 
 
-def request_for(order_no: str, *, amount_fen: int = 9_900, part: int = 1) -> tuple[str, Request]:
+def request_for(order_no: str, *, amount_fen: int = 9_900, part: int = 1, attempt: int = 1) -> tuple[str, Request]:
     """An event id and what order-core asks for with it."""
     request = Request(
         order_no=order_no,
@@ -124,8 +124,9 @@ def request_for(order_no: str, *, amount_fen: int = 9_900, part: int = 1) -> tup
         amount_fen=amount_fen,
         requested_at=datetime.now(UTC),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        attempt=attempt,
     )
-    return f"{request.instruction_id}:requested", request
+    return f"{request.instruction_id}:requested" + (f":{attempt}" if attempt > 1 else ""), request
 
 
 async def until(holds: Callable[[], bool], *, seconds: float = 20) -> None:

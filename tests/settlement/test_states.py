@@ -73,6 +73,18 @@ def test_a_bank_that_contradicts_itself_is_shown_to_a_person_and_money_that_move
     assert verdict(Status.FAILED, Heard.SUCCESS) == Verdict(Status.SUCCESS, None, "bank_contradiction")
 
 
+def test_what_was_refused_and_is_wanted_again_needs_the_banks_word_that_it_still_is_refused() -> None:
+    assert verdict(Status.RETRYING, Heard.FAILED, taken=True) == Verdict(Status.REQUESTED, Step.SEND)
+    assert verdict(Status.RETRYING, Heard.UNKNOWN, taken=True) == Verdict(Status.RETRYING, Step.ASK)
+    forgotten = verdict(Status.RETRYING, Heard.NOT_FOUND, taken=True)
+    assert forgotten == Verdict(Status.RETRYING, Step.ASK, "bank_forgot_instruction")
+
+
+def test_a_bank_that_takes_back_its_refusal_is_shown_to_a_person_and_not_asked_to_pay_again() -> None:
+    assert verdict(Status.RETRYING, Heard.SUCCESS) == Verdict(Status.SUCCESS, None, "bank_contradiction")
+    assert verdict(Status.RETRYING, Heard.PROCESSING) == Verdict(Status.RETRYING, Step.ASK, "bank_contradiction")
+
+
 @pytest.mark.parametrize(
     ("statuses", "heard"),
     [

@@ -35,7 +35,7 @@ from settlement.instruct import Instructor, Pace
 from settlement.split import Receiver, SplitRule
 from tests.support.bank import SECRET
 from tests.support.databases import Database
-from tests.support.orders import AMOUNT, NOW, confirmed, labelled, reserved, shipped, tracked
+from tests.support.orders import AMOUNT, NOW, confirmed, labelled, reserved, resettled, shipped, tracked
 from tests.support.payment_callback import Process
 from tests.support.simulator import SimulatorProcess
 
@@ -111,7 +111,11 @@ class CleanWorld:
             await self._send(labelled(self.orders["outside"], "OUT1"), source="/wms-of-a-friend", event_id="1")
             await self._publish(Sent(PICKUP_DETECTED, 0, NONSENSE, b"{", ()))
             await self._reach(completed="delivered", outside="shipped")
+            # The bank refuses, a person asks again: two attempts, one payment.
+            self.simulators["bank"].tell("/sim/faults", order_no=self.orders["completed"], outcome="failed")
             await self._apply(conn, confirmed(self.orders["completed"]))
+            await self._until("the settlement is refused", self._refused)
+            await self._apply(conn, resettled(self.orders["completed"]))
             await self._reach(completed="completed")
         finally:
             await conn.close()
@@ -154,7 +158,9 @@ class CleanWorld:
             bank = GenericBank(client, secret=SECRET.encode(), timeout_seconds=5, clock=SystemClock())
             second, hour = timedelta(seconds=1), timedelta(hours=1)
             pace = Pace(lease=60 * second, first_query=second, longest_query=hour, resend_within=hour, calls_at_once=4)
-            instructor = Instructor(settlements, bank, clock=SystemClock(), pace=pace, health=Health())
+            instructor = Instructor(
+                settlements, bank, accounts=RULE.accounts, clock=SystemClock(), pace=pace, health=Health()
+            )
             requests = settlement_consumer(kafka, pool=settlements, rule=RULE, wake=instructor.wake, health=Health())
             async with running(core.run, instructor.run, requests.run, *(relay.run for relay in relays)):
                 yield
@@ -194,6 +200,9 @@ class CleanWorld:
             return all(known[self.orders[what]] == status for what, status in statuses.items())
 
         await self._until(f"orders are {statuses}", reached)
+
+    async def _refused(self) -> bool:
+        return bool(await self._fetch("order_core", "select from instruction where state = 'failed'"))
 
     async def _published(self) -> bool:
         left = [await self._fetch(name, "select 1 from outbox") for name in self.databases]

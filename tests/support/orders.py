@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from order_core.money import Transaction
-from order_core.orders import AskRefund, Close, ConfirmReceipt, Incoming, Ship
+from order_core.orders import AskRefund, Close, ConfirmReceipt, Incoming, Resettle, Ship
 from order_core.reserve import Reservation, reserve
 from orderloop.events import (
     CloseOutcome,
@@ -113,6 +113,10 @@ def shipped(order_no: str) -> Incoming:
 
 def confirmed(order_no: str) -> Incoming:
     return Incoming(order_no, f"{order_no}:receipt-confirmed", "confirm-receipt", "customer", NOW, ConfirmReceipt())
+
+
+def resettled(order_no: str, *, attempt: int = 2) -> Incoming:
+    return Incoming(order_no, f"{order_no}:resettle:{attempt}", "resettle", "ops:li", NOW, Resettle())
 
 
 def refund_asked(

@@ -112,6 +112,7 @@ def _settlement(row: Row, detail: Row, payments: tuple[Payment, ...]) -> Settlem
         channel=row["channel"] or "",
         transaction_ids=(payment.transaction_id,) if payment else (),
         amount_fen=detail["amount_fen"],
+        attempt=detail["asked"],
     )
 
 

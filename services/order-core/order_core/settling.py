@@ -46,6 +46,7 @@ def _request(order: Order, cause: Incoming, event: states.Event, instruction: In
         channel=order.channel or "",
         transaction_ids=(payment.transaction_id,) if payment else (),
         amount_fen=instruction.amount_fen,
+        attempt=instruction.asked,
     )
     asked = "" if instruction.asked == 1 else f":{instruction.asked}"
     return changed(

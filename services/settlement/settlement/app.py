@@ -36,7 +36,9 @@ async def run() -> None:
             timeout_seconds=bank_settings.timeout_seconds,
             clock=clock,
         )
-        instructor = Instructor(pool, bank, clock=clock, pace=bank_settings.pace(), health=health)
+        instructor = Instructor(
+            pool, bank, accounts=rule.accounts, clock=clock, pace=bank_settings.pace(), health=health
+        )
         app = create_app(SERVICE, title="OrderLoop settlement", description=http.__doc__ or "", health=health)
         app.include_router(http.routes(pool))
         health.require("postgres", parts.postgres(pool))
@@ -44,7 +46,7 @@ async def run() -> None:
         async def count_open() -> None:
             async with pool.acquire() as conn:
                 found = await store.open_settlements(conn)
-            for status in (Status.REQUESTED, Status.SENDING, Status.PROCESSING):
+            for status in (Status.REQUESTED, Status.SENDING, Status.PROCESSING, Status.RETRYING):
                 settlements, oldest_seconds = found.get(status, (0, 0.0))
                 metrics.OPEN.labels(status).set(settlements)
                 metrics.OLDEST.labels(status).set(oldest_seconds)

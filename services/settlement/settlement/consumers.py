@@ -41,4 +41,5 @@ def _request(one: Received) -> Request:
         amount_fen=one.event.amount_fen,
         requested_at=one.envelope.time,
         traceparent=one.traceparent,
+        attempt=one.event.attempt,
     )

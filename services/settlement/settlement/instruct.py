@@ -6,6 +6,7 @@ again only under its own reference and only when the bank says that it has never
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -50,9 +51,13 @@ class Pace:
 class Instructor:
     """Makes the calls that are due. Any number of processes may; a row is leased to one of them at a time."""
 
-    def __init__(self, pool: asyncpg.Pool, bank: Bank, *, clock: Clock, pace: Pace, health: Health) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, bank: Bank, *, accounts: Mapping[str, str], clock: Clock, pace: Pace, health: Health
+    ) -> None:
+        """`accounts` says where each receiver's money goes when an attempt is made anew."""
         self._pool = pool
         self._bank = bank
+        self._accounts = accounts
         self._clock = clock
         self._pace = pace
         self._health = health
@@ -148,9 +153,13 @@ class Instructor:
                     success_at=_arrival(answer) if verdict.status is Status.SUCCESS else None,
                 )
             await self._set_timer(conn, key, verdict)
+            if verdict.status is Status.REQUESTED:
+                await store.next_attempt(conn, key, self._accounts)
+            if verdict.status is Status.FAILED:
+                await store.retry(conn, [key])  # if the wish was there before this answer
             await outbox.stage(conn, _news(call, held, answer, verdict, now))
             failpoint("settlement.after_answer")
-        if verdict.status is not held.standing.status:
+        if _is_news(held, verdict):
             metrics.RESULTS.labels(verdict.status).inc()
         log.info(
             "bank answered", order_no=call.order_no, instruction_id=call.instruction_id, step=call.step, heard=heard,
@@ -162,7 +171,8 @@ class Instructor:
             case None:
                 await store.stop_timer(conn, key)
             case Step.SEND:
-                await store.set_timer(conn, key, Step.SEND, due_in=self._pace.first_query)
+                wait = timedelta() if verdict.status is Status.REQUESTED else self._pace.first_query
+                await store.set_timer(conn, key, Step.SEND, due_in=wait)
             case Step.ASK:
                 delay = query_delay(
                     await store.asked(conn, key), first=self._pace.first_query, longest=self._pace.longest_query
@@ -177,12 +187,16 @@ def _says_something(held: Held, verdict: Verdict) -> bool:
     return held.standing.status not in FINAL or verdict.status is not held.standing.status
 
 
+def _is_news(held: Held, verdict: Verdict) -> bool:
+    return verdict.status is not held.standing.status and verdict.status in _PUBLISHED
+
+
 def _news(call: Call, held: Held, answer: Answer, verdict: Verdict, now: datetime) -> list[outbox.Staged]:
     """What the world is to hear: a change of status, and what a person should look at."""
     traceparent = tracing.current_traceparent() or call.traceparent
     attempt = f"{call.instruction_id}:{call.attempt}"
     staged: list[outbox.Staged] = []
-    if verdict.status is not held.standing.status:
+    if _is_news(held, verdict):
         result = SettlementResult(
             order_no=call.order_no,
             instruction_id=call.instruction_id,

@@ -19,7 +19,7 @@ class InstructionReused(Permanent):
 
 
 async def take_in(conn: Connection, requests: Sequence[tuple[str, Request]], *, rule: SplitRule) -> set[store.Key]:
-    """Settle what is asked for, each request with its event id; a repeat has no effect. Returns what is new.
+    """Settle what is asked for, each request with its event id; a repeat has no effect. Returns what is to be done.
 
     Raises InstructionReused, ValueError for an amount that cannot be split, and asyncpg errors; a second instruction
     for receivers whose first one is not refused ends as a UniqueViolationError. Then nothing of the batch has happened.
@@ -31,7 +31,8 @@ async def take_in(conn: Connection, requests: Sequence[tuple[str, Request]], *, 
         await _same_as_before(conn, wanted)
         of_new = {request.key: request for request in wanted if request.key in added}
         await store.add_payouts(conn, {key: split(rule, request.amount_fen) for key, request in of_new.items()})
-        return added
+        again = [request for request in wanted if request.attempt > 1]
+        return added | (await store.ask_again(conn, again) if again else set())
 
 
 async def _same_as_before(conn: Connection, wanted: Sequence[Request]) -> None:

@@ -35,6 +35,10 @@ class SplitRule:
         if not self.receivers and self.platform_fee < TEN_THOUSAND:
             raise ValueError("the rest after the fee has no receiver")
 
+    @property
+    def accounts(self) -> dict[str, str]:
+        return {receiver.name: receiver.account for receiver in (self.platform, *self.receivers)}
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

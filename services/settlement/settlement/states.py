@@ -16,6 +16,7 @@ class Status(StrEnum):
     REQUESTED = "requested"  # accepted from order-core; the bank has not been called
     SENDING = "sending"  # committed before the call: from here on the money may move
     PROCESSING = "processing"  # the bank is at it, or nobody knows
+    RETRYING = "retrying"  # refused, and wanted again: the bank has to repeat first that it refused
     SUCCESS = "success"  # every payout has arrived
     FAILED = "failed"  # the bank is done, and at least one payout was refused
 
@@ -47,6 +48,15 @@ TRANSITIONS: Mapping[Status, Mapping[Heard, Status]] = {
         Heard.NOT_FOUND: Status.PROCESSING,
         Heard.UNKNOWN: Status.PROCESSING,
     },
+    # A bank may have mended by itself what a person has mended too. Until it says again that it refused, a payout under
+    # a new reference could be the second one.
+    Status.RETRYING: {
+        Heard.SUCCESS: Status.SUCCESS,  # a contradiction, and it has saved the second payment
+        Heard.FAILED: Status.REQUESTED,  # as the next attempt
+        Heard.PROCESSING: Status.RETRYING,
+        Heard.NOT_FOUND: Status.RETRYING,
+        Heard.UNKNOWN: Status.RETRYING,
+    },
     # What is heard now is a late answer to a call that somebody else has finished meanwhile.
     Status.SUCCESS: {
         Heard.SUCCESS: Status.SUCCESS,
@@ -64,7 +74,14 @@ TRANSITIONS: Mapping[Status, Mapping[Heard, Status]] = {
     },
 }
 
-CONTRADICTIONS = frozenset({(Status.SUCCESS, Heard.FAILED), (Status.FAILED, Heard.SUCCESS)})
+CONTRADICTIONS = frozenset(
+    {
+        (Status.SUCCESS, Heard.FAILED),
+        (Status.FAILED, Heard.SUCCESS),
+        (Status.RETRYING, Heard.SUCCESS),
+        (Status.RETRYING, Heard.PROCESSING),
+    }
+)
 FINAL = frozenset({Status.SUCCESS, Status.FAILED})
 
 
@@ -127,12 +144,13 @@ def decide(standing: Standing, heard: Heard, *, now: datetime, resend_within: ti
         status = TRANSITIONS[standing.status][heard]
     except KeyError:
         raise UnheardOf(standing.status, heard) from None
-    if (standing.status, heard) in CONTRADICTIONS:
-        return Verdict(status, None, "bank_contradiction")
+    kind = "bank_contradiction" if (standing.status, heard) in CONTRADICTIONS else None
     if status in FINAL:
-        return Verdict(status, None)
+        return Verdict(status, None, kind)
+    if status is Status.REQUESTED:
+        return Verdict(status, Step.SEND)
     if heard is not Heard.NOT_FOUND:
-        return Verdict(status, Step.ASK)
+        return Verdict(status, Step.ASK, kind)
     if standing.taken_at is not None:
         return Verdict(status, Step.ASK, "bank_forgot_instruction")
     if standing.sent_at is None or now - standing.sent_at > resend_within:

@@ -31,6 +31,7 @@ class Request:
     amount_fen: int
     requested_at: datetime
     traceparent: str | None
+    attempt: int = 1
 
     @property
     def key(self) -> Key:
@@ -123,6 +124,32 @@ async def add_payouts(conn: Connection, shares: Mapping[Key, Sequence[Share]]) -
     await _sql.start_timers(
         conn, order_nos=[order_no for order_no, _ in shares], instruction_ids=[key for _, key in shares]
     )
+
+
+async def ask_again(conn: Connection, requests: Sequence[Request]) -> set[Key]:
+    """Note which attempts are wanted; returns the keys of what can be tried again."""
+    await _sql.want_attempts(
+        conn,
+        order_nos=[r.order_no for r in requests],
+        instruction_ids=[r.instruction_id for r in requests],
+        attempts=[r.attempt for r in requests],
+    )
+    return await retry(conn, [r.key for r in requests])
+
+
+async def retry(conn: Connection, keys: Iterable[Key]) -> set[Key]:
+    """Take up what the bank has refused and is wanted again, with a timer that is due at once; returns its keys."""
+    keys = list(keys)
+    rows = _sql.retry(conn, order_nos=[order_no for order_no, _ in keys], instruction_ids=[key for _, key in keys])
+    return {(row["order_no"], row["instruction_id"]) async for row in rows}
+
+
+async def next_attempt(conn: Connection, key: Key, accounts: Mapping[str, str]) -> None:
+    """Whoever was refused is to be paid the same by another attempt, to the account that is now known as theirs."""
+    await _sql.plan_payouts_again(
+        conn, order_no=key[0], instruction_id=key[1], receivers=list(accounts), accounts=list(accounts.values())
+    )
+    await _sql.begin_attempt(conn, order_no=key[0], instruction_id=key[1])
 
 
 async def claim_due(conn: Connection, *, most: int, lease: timedelta) -> list[Call]:

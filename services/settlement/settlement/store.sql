@@ -25,6 +25,40 @@ insert into settlement_timer (order_no, instruction_id, step, due_at)
 select order_no, instruction_id, 'send', now()
 from unnest(:order_nos::text[], :instruction_ids::text[]) as t (order_no, instruction_id);
 
+-- name: want_attempts(order_nos, instruction_ids, attempts)!
+update settlement s set asked = w.asked
+from (
+    select order_no, instruction_id, max(attempt) as asked
+    from unnest(:order_nos::text[], :instruction_ids::text[], :attempts::int[]) as r (order_no, instruction_id, attempt)
+    group by order_no, instruction_id
+) w
+where (s.order_no, s.instruction_id) = (w.order_no, w.instruction_id) and s.asked < w.asked;
+
+-- name: retry(order_nos, instruction_ids)
+-- The bank is asked first: the step is not to send.
+with refused as (
+    update settlement s set status = 'retrying'
+    from unnest(:order_nos::text[], :instruction_ids::text[]) as k (order_no, instruction_id)
+    where (s.order_no, s.instruction_id) = (k.order_no, k.instruction_id)
+      and s.status = 'failed' and s.asked > s.attempt
+    returning s.order_no, s.instruction_id
+)
+insert into settlement_timer (order_no, instruction_id, step, due_at)
+select order_no, instruction_id, 'ask', now() from refused
+returning order_no, instruction_id;
+
+-- name: plan_payouts_again(order_no, instruction_id, receivers, accounts)!
+insert into payout (order_no, instruction_id, attempt, receiver, account, amount_fen)
+select p.order_no, p.instruction_id, p.attempt + 1, p.receiver, coalesce(known.account, p.account), p.amount_fen
+from settlement s
+join payout p using (order_no, instruction_id, attempt)
+left join unnest(:receivers::text[], :accounts::text[]) as known (receiver, account) using (receiver)
+where s.order_no = :order_no and s.instruction_id = :instruction_id and p.status = 'failed';
+
+-- name: begin_attempt(order_no, instruction_id)!
+update settlement set attempt = attempt + 1, status = 'requested', sent_at = null, taken_at = null, reason = null
+where order_no = :order_no and instruction_id = :instruction_id;
+
 -- name: claim_due(most, lease)
 -- The step becomes `ask` before the call is made: whoever comes after a caller that died asks, and does not send.
 with due as (

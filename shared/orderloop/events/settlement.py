@@ -12,7 +12,10 @@ from .event import Event, Text, Time
 
 
 class SettlementRequested(Event):
-    """Receipt is confirmed: split this much. Who gets what is settlement's rule. Id: `{instruction_id}:requested`."""
+    """Receipt is confirmed: split this much. Who gets what is settlement's rule. Id: `{instruction_id}:requested`.
+
+    Asked for again after the bank has refused: `{instruction_id}:requested:{attempt}`.
+    """
 
     TOPIC: ClassVar[str] = topics.SETTLEMENT_REQUESTED
 
@@ -20,6 +23,7 @@ class SettlementRequested(Event):
     channel: Text
     transaction_ids: tuple[Text, ...]
     amount_fen: Fen
+    attempt: Annotated[int, Field(ge=1)] = 1
 
 
 class SettlementStatus(StrEnum):
