@@ -6,20 +6,27 @@ one order apart (docs/adr/0002).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import random
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import ProducerClosed
+from aiokafka.partitioner import DefaultPartitioner
 
 from .settings import KafkaSettings
 
 # How long one batch may be retried in place before the consumer polls again to stay a member of its group.
 POLL_SECONDS = 300
+# What the relay puts into one batch of records: enough for a partition's share of 2,000 rows, and little enough that
+# the batches of all partitions are far from the largest request that a broker takes (100 MB).
+BATCH_BYTES = 131_072
 # How long a client may take to say goodbye to a broker that may be gone.
 _CLOSE_SECONDS = 3
+_MOST_BYTES = 1_048_576  # what a broker takes by default
 
 
 def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
@@ -30,7 +37,8 @@ def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
         acks="all",
         enable_idempotence=True,
         request_timeout_ms=15_000,
-        max_request_size=1_048_576,
+        max_request_size=_MOST_BYTES,
+        max_batch_size=_MOST_BYTES,
     )
 
 
@@ -50,6 +58,33 @@ def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> A
         max_poll_interval_ms=POLL_SECONDS * 1000,
         isolation_level="read_committed",
     )
+
+
+async def missing(producer: AIOKafkaProducer, topics: Collection[str]) -> set[str]:
+    """Those of the topics that do not exist, or that the broker hides from us. Raises KafkaError."""
+    cluster = producer.client.cluster
+    unknown = {topic for topic in topics if cluster.partitions_for_topic(topic) is None}
+    if not unknown:
+        return set()
+    there = (await producer.client.fetch_all_metadata()).topics()
+    for topic in unknown & there:
+        await producer.partitions_for(topic)  # from now on the client keeps track of it
+    return unknown - there
+
+
+def partitions(producer: AIOKafkaProducer, topic: str) -> int:
+    """How many a topic has that is not `missing`."""
+    return len(producer.client.cluster.partitions_for_topic(topic) or ())
+
+
+@lru_cache(maxsize=16_384)  # the hash is written in Python, and an order has several events
+def _place(key: bytes, count: int) -> int:
+    return DefaultPartitioner()(key, range(count), ())
+
+
+def partition(key: bytes | None, count: int) -> int:
+    """The one of `count` partitions that a record belongs into; any without a key."""
+    return _place(key, count) if key is not None else random.randrange(count)
 
 
 @asynccontextmanager

@@ -21,7 +21,9 @@ PUBLISH_SECONDS = Histogram(
     "orderloop_outbox_publish_seconds", "From reading a batch of rows to its deletion", buckets=_SECONDS
 )
 RELAY_LEADS = Gauge("orderloop_outbox_relay_leads", "1 while this process publishes the outbox")
-OUTBOX_PARKED = Counter("orderloop_outbox_parked_total", "Orders whose next event the broker refused for good")
+OUTBOX_ROWS = Gauge("orderloop_outbox_rows", "Rows that wait to be published, parked orders' left out; 100,000 at most")
+OUTBOX_AGE = Gauge("orderloop_outbox_age_seconds", "For how long the oldest of these rows has been seen to wait")
+OUTBOX_PARKED = Gauge("orderloop_outbox_parked_orders", "Orders whose next event the broker refused for good")
 
 TASK_ERRORS = Counter(
     "orderloop_task_errors_total", "Runs of a periodic job that failed and will be repeated", ["task"]

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +15,11 @@ import asyncpg
 import orjson
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError, TopicAuthorizationFailedError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from . import kafka, metrics, postgres, tracing
+from .backlog import Mark, Watch
 from .envelope import Envelope
 from .errors import Transient, reason
 from .events import Event
@@ -30,8 +34,13 @@ _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 # A missed notification costs at most this; notifications make it milliseconds.
 _IDLE_SECONDS = 1.0
 _STOP_SECONDS = 3  # what Kafka gets to acknowledge what is on its way when the process has to stop
-_Failure = tuple[asyncpg.Record, BaseException]
-_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)  # for good: no later try will be taken
+_HOLD_SECONDS = 15  # after which a topic that could not be written to is tried again
+# Losing the last deletions publishes once more, so that they need not wait for the disk. Rows are always read along the
+# index: a plan made while the outbox was empty would sort all of a later backlog for every batch.
+_SESSION = "set synchronous_commit = off; set enable_sort = off"
+
+_Lanes = dict[tuple[str, int], deque[asyncpg.Record]]  # by topic (as on the wire) and partition
+_Refusal = tuple[list[asyncpg.Record], int, BaseException]  # a batch of records, its bytes, why it is not in Kafka
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,10 @@ class Relay:
         self._kafka = kafka_settings
         self._batch = settings.batch
         self._wake = asyncio.Event()
-        self._one_by_one = False  # the broker refused something among several; find out which
+        self._watch = Watch()
+        self._mark = Mark(every=settings.batch)
+        self._held: dict[str, float] = {}  # topics that cannot be written to now, and when to try again
+        self._most_bytes = kafka.BATCH_BYTES  # in one batch of records; less once a topic was found to take less
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -150,8 +162,12 @@ class Relay:
         conn = await postgres.connect(self._dsn, application_name=f"{self._source[1:]} relay")
         try:
             if not await _sql.lead(conn):
+                self._watch.rest()
                 return  # another process leads; ask again in a moment
+            await conn.execute(_SESSION)
             await conn.add_listener("outbox", self._notified)
+            self._mark = Mark(every=self._batch)
+            await self._watch.look(conn, self._mark)
             # Whatever fails leaves this block: the next attempt starts at the first row, with a producer of its own.
             async with kafka.producing(kafka.producer(self._kafka, client_id=f"{self._source[1:]}-relay")) as producer:
                 metrics.RELAY_LEADS.set(1)
@@ -160,6 +176,7 @@ class Relay:
                     self._wake.clear()
                     if await self._publish(conn, producer, stop) < self._batch:
                         await _first_of(stop, self._wake, seconds=_IDLE_SECONDS)
+                    await self._watch.look(conn, self._mark)
         finally:
             await conn.close(timeout=2)
 
@@ -169,68 +186,83 @@ class Relay:
     async def _publish(self, conn: Connection, producer: AIOKafkaProducer, stop: asyncio.Event) -> int:
         """Publish one batch of rows; returns how many rows it read."""
         with metrics.PUBLISH_SECONDS.time():
-            rows = [row async for row in _sql.pending(conn, most=self._batch)]
+            rows = [
+                row async for row in _sql.pending(conn, mark=self._mark.id, held=[*self._on_hold()], most=self._batch)
+            ]
             if not rows:
                 return 0
             failpoint("relay.after_read")
             published: list[asyncpg.Record] = []
-            failures: list[_Failure] = []
-            parked: set[str] = set()
-            for wave in [[row] for row in rows] if self._one_by_one else _waves(rows):
-                acknowledged, failures = await self._send(conn, producer, wave, parked, stop)
+            lanes = _lanes(producer, await self._writable(producer, rows), self._kafka.topic_prefix)
+            refused: list[_Refusal] = []
+            while lanes and not refused:
+                acknowledged, refused = await self._send(conn, producer, lanes, stop)
                 published += acknowledged
-                if failures:
-                    break
             failpoint("relay.after_ack")
             await _sql.published(conn, ids=[row["id"] for row in published])
-        for row in published:
-            metrics.PUBLISHED.labels(row["topic"]).inc()
-        for row, error in failures:
-            # Kafka refuses a whole batch of records at once. Which one it meant shows when each is sent alone, and by
-            # a new producer: in this one's numbering the refused records are a gap.
-            alone, self._one_by_one = self._one_by_one, isinstance(error, _REFUSED)
-            if alone and self._one_by_one:
-                await self._park(conn, row, error)
-            raise error
-        self._one_by_one = False
+        for topic, count in Counter(row["topic"] for row in published).items():
+            metrics.PUBLISHED.labels(topic).inc(count)
+        for rows_refused, size, error in refused:
+            await self._refused(conn, rows_refused, size, error)
+        await self._mark.follow(conn, rows[-1]["id"])
         return len(rows)
 
-    async def _send(
-        self,
-        conn: Connection,
-        producer: AIOKafkaProducer,
-        wave: Sequence[asyncpg.Record],
-        parked: set[str],
-        stop: asyncio.Event,
-    ) -> tuple[list[asyncpg.Record], list[_Failure]]:
-        """Send rows of different orders and await their acknowledgements; returns what Kafka has, and what it has not.
+    def _on_hold(self) -> Iterable[str]:
+        """Topics that are not to be tried again yet."""
+        now = time.monotonic()
+        self._held = {topic: until for topic, until in self._held.items() if until > now}
+        return self._held
 
-        Adds the orders whose row is too large to be sent at all to `parked`, and leaves out those that are there.
+    async def _writable(self, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
+        """The rows whose topic is there. The others wait for it; a missing topic is no fault of the data."""
+        prefix = self._kafka.topic_prefix
+        missing = await kafka.missing(producer, {prefix + topic for topic in {row["topic"] for row in rows}})
+        for topic in missing:
+            self._hold(topic.removeprefix(prefix), "there is no such topic, or it is hidden from us")
+        return [row for row in rows if row["topic"] not in self._held] if missing else rows
+
+    def _hold(self, topic: str, why: str) -> None:
+        log.error("a topic cannot be written to; its events wait", topic=topic, error=why)
+        self._held[topic] = time.monotonic() + _HOLD_SECONDS
+
+    async def _send(
+        self, conn: Connection, producer: AIOKafkaProducer, lanes: "_Lanes", stop: asyncio.Event
+    ) -> tuple[list[asyncpg.Record], list["_Refusal"]]:
+        """Send one batch of records of each lane and await the acknowledgements.
+
+        Takes what it sends out of the lanes. Returns what Kafka has, and what it has not.
         """
-        pending: list[tuple[asyncpg.Record, asyncio.Future[Any]]] = []
+        sent: list[tuple[list[asyncpg.Record], int, asyncio.Future[Any]]] = []
         spans: list[Any] = []
         try:
-            for row in wave:
-                if row["order_no"] in parked:
-                    continue
-                key, headers, span = self._record(row)
-                spans.append(span)
-                topic = self._kafka.topic_prefix + row["topic"]
-                try:
-                    pending.append((row, await producer.send(topic, row["body"], key=key, headers=headers)))
-                except MessageSizeTooLargeError as error:
-                    parked.add(row["order_no"])
-                    await self._park(conn, row, error)
+            for (topic, partition), waiting in [*lanes.items()]:
+                records = producer.create_batch()
+                rows = self._fill(records, waiting, spans)
+                if not waiting:
+                    del lanes[topic, partition]
+                sent.append((rows, records.size(), await producer.send_batch(records, topic, partition=partition)))
             failpoint("relay.after_produce")
-            await self._acknowledged(conn, [future for _, future in pending], stop)
+            await self._acknowledged(conn, [future for *_, future in sent], stop)
         finally:
             # In any case: asyncio reports a future whose exception nobody has looked at.
-            failures = [(row, error) for row, future in pending if (error := _failure(future)) is not None]
-            if failures:
-                tracing.fail([span for span in spans if span is not None], failures[0][1])
+            refused = [(rows, size, error) for rows, size, future in sent if (error := _failure(future)) is not None]
+            if refused:
+                tracing.fail([span for span in spans if span is not None], refused[0][2])
             tracing.end(spans)
-        failed = {row["id"] for row, _ in failures}
-        return [row for row, _ in pending if row["id"] not in failed], failures
+        lost = {id(rows) for rows, *_ in refused}
+        return [row for rows, *_ in sent if id(rows) not in lost for row in rows], refused
+
+    def _fill(self, records: BatchBuilder, waiting: deque[asyncpg.Record], spans: list[Any]) -> list[asyncpg.Record]:
+        """Move rows from a lane into a batch of records, as many as it may hold but at least one."""
+        rows: list[asyncpg.Record] = []
+        while waiting and (not rows or records.size() + len(waiting[0]["body"]) < self._most_bytes):
+            row = waiting[0]
+            key, headers, span = self._record(row)
+            if records.append(timestamp=None, key=key, value=row["body"], headers=headers) is None:
+                break
+            rows.append(waiting.popleft())
+            spans.append(span)
+        return rows
 
     async def _acknowledged(
         self, conn: Connection, futures: Sequence[asyncio.Future[Any]], stop: asyncio.Event
@@ -250,11 +282,10 @@ class Relay:
         """A row's key, headers and (if sampled) its running span."""
         if row["record"] is not None:
             record = orjson.loads(row["record"])
-            key = base64.b64decode(record["key"]) if record["key"] is not None else None
             headers = [
                 (name, base64.b64decode(value) if value is not None else None) for name, value in record["headers"]
             ]
-            return key, headers, None
+            return _key(row), headers, None
         span, traceparent = tracing.start_send(
             row["topic"],
             traceparent=row["traceparent"],
@@ -265,31 +296,49 @@ class Relay:
         envelope = Envelope(
             row["event_id"], self._source, row["topic"], row["occurred_at"], row["order_no"], traceparent
         )
-        return row["order_no"].encode(), [*envelope.headers()], span
+        return _key(row), [*envelope.headers()], span
+
+    async def _refused(self, conn: Connection, rows: Sequence[asyncpg.Record], size: int, error: BaseException) -> None:
+        """Raises `error`: in this producer's numbering the refused records are a gap, so another one goes on."""
+        match error:
+            case TopicAuthorizationFailedError():
+                self._hold(rows[0]["topic"], reason(error))
+            case MessageSizeTooLargeError() | RecordListTooLargeError() if len(rows) > 1:
+                # Kafka refuses a batch as a whole. Which record it meant, if any by itself, smaller ones will show.
+                self._most_bytes = size // 2
+            case MessageSizeTooLargeError() | RecordListTooLargeError():
+                await self._park(conn, rows[0], error)
+            case _:
+                pass
+        raise error
 
     async def _park(self, conn: Connection, row: asyncpg.Record, error: BaseException) -> None:
         log.error(
             "the broker refuses an event for good; its order waits", order_no=row["order_no"], error=reason(error)
         )
-        metrics.OUTBOX_PARKED.inc()
         await _sql.park(conn, order_no=row["order_no"], outbox_id=row["id"], reason=type(error).__name__)
+        metrics.OUTBOX_PARKED.inc()
 
 
-def _waves(rows: Sequence[asyncpg.Record]) -> list[list[asyncpg.Record]]:
-    """Rows in groups that hold at most one row of an order and topic each, an order's rows in their order.
+def _lanes(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record], prefix: str) -> _Lanes:
+    """Rows by the topic and partition that they belong into, each lane in id order.
 
-    A producer sends what is queued behind a failed record all the same, and a broker that has not met the producer
-    yet takes it: of one order nothing may be queued behind anything.
+    Of one lane one batch at a time is on its way: a producer sends what is queued behind a failed batch all the same,
+    and a broker that has not met the producer yet takes it.
     """
-    waves: list[list[asyncpg.Record]] = []
-    depths: dict[tuple[str, str], int] = {}
+    counts = {topic: kafka.partitions(producer, prefix + topic) for topic in {row["topic"] for row in rows}}
+    lanes: _Lanes = defaultdict(deque)
     for row in rows:
-        lane = (row["order_no"], row["topic"])
-        depth = depths[lane] = depths.get(lane, -1) + 1
-        if depth == len(waves):
-            waves.append([])
-        waves[depth].append(row)
-    return waves
+        topic = row["topic"]
+        lanes[prefix + topic, kafka.partition(_key(row), counts[topic])].append(row)
+    return lanes
+
+
+def _key(row: asyncpg.Record) -> bytes | None:
+    if row["record"] is None:
+        return row["order_no"].encode()
+    key = orjson.loads(row["record"])["key"]
+    return base64.b64decode(key) if key is not None else None
 
 
 def _failure(future: asyncio.Future[Any]) -> BaseException | None:

@@ -15,11 +15,14 @@ select pg_notify('outbox', '');
 -- 7233002 names the relay's lock; it is held by the session, so a dead leader loses it with its connection.
 select pg_try_advisory_lock(7233002);
 
--- name: pending(most)
--- No cursor: ids are drawn before they are committed, so "id > the last one seen" loses rows.
+-- name: pending(mark, held, most)
+-- No cursor: ids are drawn before they are committed, so "id > the last one seen" loses rows. Nothing can come at or
+-- below the mark.
 select id, order_no, topic, event_id, occurred_at, traceparent, body, record
 from outbox o
-where not exists (select from outbox_parked p where p.order_no = o.order_no)
+where id > :mark
+  and topic <> all(:held::text[])
+  and not exists (select from outbox_parked p where p.order_no = o.order_no)
 order by id
 limit :most;
 

@@ -15,7 +15,7 @@ from tests.support.databases import Database
 def _files(package: str) -> list[Path]:
     own = [path for path in sql(SERVICES[package]) if path.parent.name != "migrations"]
     has_inbox = "create table inbox" in migrations(package)
-    shared = ["outbox.sql", "inbox.sql"] if has_inbox else ["outbox.sql"]
+    shared = ["outbox.sql", "backlog.sql", *(["inbox.sql"] if has_inbox else [])]
     return [*own, *(SHARED / name for name in shared)]
 
 
