@@ -23,7 +23,8 @@ import psutil
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Command, Supervisor
 from orderloop_lab.simulators.wechat_keys import Keys, open_keys
-from payment_callback.channels.wechat import WeChat, public_key
+from payment_callback.channels.wechat import WeChat
+from payment_callback.channels.wechat_keys import public_key
 from tests.bench import callback_driver as driver
 from tests.bench.durability import weaknesses
 from tests.bench.harness import Benchmark, Contender, Figure, Measures
@@ -178,6 +179,7 @@ async def open_desk(module: Sequence[str], *, databases: Databases, home: Home, 
             "ORDERLOOP_HTTP_OPERATOR_TOKEN": "operator",
             "ORDERLOOP_LOG_LEVEL": "WARNING",
             **keys.settings(),
+            "ORDERLOOP_WECHAT_API_BASE_URL": f"http://{NOBODY_LISTENS}",
         },
     )
     try:

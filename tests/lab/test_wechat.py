@@ -96,13 +96,9 @@ def finished(wechat: SimulatorProcess, state: str) -> dict[str, Any]:
     return until(look)
 
 
-def oracle(wechat: SimulatorProcess, state: Path, *, by_certificate: bool) -> WeChatPay:
+def by_library(wechat: SimulatorProcess, state: Path, **trust: Any) -> WeChatPay:
+    """A merchant that is none of ours: the wechatpayv3 library."""
     keys = wechat.read("/sim/keys")
-    trust = (
-        {"cert_dir": str(state / "keys" / "certificates")}
-        if by_certificate
-        else {"public_key": keys["public_key"]["pem"], "public_key_id": keys["public_key"]["id"]}
-    )
     return WeChatPay(
         wechatpay_type=WeChatPayType.JSAPI,
         mchid=MCHID,
@@ -112,6 +108,16 @@ def oracle(wechat: SimulatorProcess, state: Path, *, by_certificate: bool) -> We
         appid=APPID,
         **trust,
     )
+
+
+def oracle(wechat: SimulatorProcess, state: Path, *, by_certificate: bool) -> WeChatPay:
+    keys = wechat.read("/sim/keys")
+    trust = (
+        {"cert_dir": str(state / "keys" / "certificates")}
+        if by_certificate
+        else {"public_key": keys["public_key"]["pem"], "public_key_id": keys["public_key"]["id"]}
+    )
+    return by_library(wechat, state, **trust)
 
 
 def test_the_schedule_is_the_channels_own() -> None:
@@ -195,6 +201,39 @@ def test_probes_and_forgeries_do_not_verify(wechat: SimulatorProcess, state: Pat
     assert reader.callback(probe, probe_body) is None
     assert reader.callback(forgery, forged_body) is None
     assert wechat.read("/sim/ledger")["transactions"] == []
+
+
+def test_an_independent_library_downloads_the_certificates_and_follows_a_rotation(
+    wechat: SimulatorProcess, state: Path, merchant: Merchant, tmp_path: Path
+) -> None:
+    first = wechat.read("/sim/keys")["platform_certificate"]
+    reader = by_library(wechat, state, cert_dir=str(state / "keys" / "certificates"))
+    core = reader._core  # pyright: ignore[reportPrivateUsage]  # it knows the real address only
+    core._gate_way, core._cert_dir = wechat.url, f"{tmp_path}/"  # pyright: ignore[reportPrivateUsage]
+
+    new = wechat.tell("/sim/certificates", share=1)
+    wechat.kill()
+    wechat.start()
+    paid = wechat.tell("/sim/pay", out_trade_no=ORDER_NO, amount_fen=9900, faults={"key_mode": "certificate"})
+    finished(wechat, "acknowledged")
+    ((headers, body),) = merchant.received
+    read = reader.callback(headers, body)  # its serial is unknown there, so the library downloads
+
+    assert headers["Wechatpay-Serial"] == new["serial"]
+    assert read["resource"] == paid["transaction"]
+    listed = {file.stem: file.read_text() for file in tmp_path.iterdir()}
+    assert listed == {first["serial"]: first["pem"], new["serial"]: new["pem"]}
+
+
+def test_a_withdrawn_certificate_is_listed_no_more(wechat: SimulatorProcess, state: Path) -> None:
+    new = wechat.tell("/sim/certificates", share=0.5)
+    both = ask(wechat, state, "/v3/certificates").json()["data"]
+    wechat.tell("/sim/certificates/traffic", share=1, withdraw=True)
+
+    (left,) = ask(wechat, state, "/v3/certificates").json()["data"]
+
+    assert [one["serial_no"] for one in both][-1] == left["serial_no"] == new["serial"]
+    assert len(both) == 2
 
 
 def test_an_order_is_paid_once(wechat: SimulatorProcess) -> None:

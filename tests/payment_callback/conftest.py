@@ -6,7 +6,8 @@ import pytest
 
 from orderloop_lab.simulators import alipay_keys
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, Keys, open_keys
-from payment_callback.channels.wechat import WeChat, certificates, public_key
+from payment_callback.channels.wechat import WeChat
+from payment_callback.channels.wechat_keys import certificates, public_key
 
 
 @pytest.fixture(scope="session")

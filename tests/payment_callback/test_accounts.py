@@ -90,6 +90,20 @@ async def test_without_the_merchants_key_wechat_tells_and_cannot_be_asked(monkey
     assert await names() == {"wechat": False}
 
 
+async def test_certificates_alone_may_all_come_from_the_channel_but_not_without_asking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PUBLIC_KEY_ID", "PUBLIC_KEY_FILE", "CERTIFICATE_DIR"):
+        monkeypatch.delenv(f"ORDERLOOP_WECHAT_{name}")
+    assert await names() == {"wechat": True}
+
+    monkeypatch.delenv("ORDERLOOP_WECHAT_MERCHANT_SERIAL")
+    monkeypatch.delenv("ORDERLOOP_WECHAT_MERCHANT_KEY_FILE")
+
+    with pytest.raises(Permanent, match="neither"):
+        await names()
+
+
 @pytest.mark.parametrize("url", ["http://api.example.com", "ftp://127.0.0.1", "http://127.0.0.1.example.com", "x"])
 async def test_a_channel_is_asked_over_https_only(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("ORDERLOOP_WECHAT_API_BASE_URL", url)

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback import credential
-from payment_callback.channels.wechat import fingerprint, public_key
+from payment_callback.channels.wechat_keys import fingerprint, public_key
 from payment_callback.doctor.examine import Diagnosis, Patient, examine
 from payment_callback.doctor.verdict import EXPLANATIONS, REMEDIES, Verdict
 from tests.support.databases import Databases

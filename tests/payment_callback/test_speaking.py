@@ -236,5 +236,5 @@ async def test_without_kafka_callbacks_are_taken_and_it_is_ready(
     database: Callable[[str], Database], keys: Keys
 ) -> None:
     async with Process(database("payment_callback"), keys, ORDERLOOP_KAFKA_BOOTSTRAP=f"127.0.0.1:{free_port()}") as one:
-        assert (await one.http.get("/readyz")).json() == {"postgres": "ok"}
+        assert (await one.http.get("/readyz")).json() == {"postgres": "ok", "wechat keys": "ok"}
         assert (await one.http.get("/livez")).status_code == 200

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wechatpayv3 import WeChatPay, WeChatPayType
 
 from orderloop.errors import Permanent
 from orderloop.events import PaymentNotified, RefundNotified
-from orderloop_lab.simulators.wechat_keys import APPID, MCHID, KeyMode, Keys
+from orderloop_lab.simulators.wechat_keys import APPID, MCHID, KeyMode, Keys, self_signed
 from payment_callback.channels import Reason, Refused, Shape
-from payment_callback.channels.wechat import VerifyingKey, WeChat, certificates, public_key
-from tests.support import wechat
+from payment_callback.channels.wechat import WeChat
+from payment_callback.channels.wechat_keys import VerifyingKey, certificates, public_key
 from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, sign, transaction
 
 NOW = datetime(2026, 11, 22, 9, 30, 20, tzinfo=UTC)
@@ -458,8 +456,6 @@ def test_short_or_missing_keys_stop_the_start(keys: Keys) -> None:
 
     with pytest.raises(Permanent, match="31 bytes"):
         WeChat(mchid=MCHID, appids=[APPID], apiv3_key=b"x" * 31, keys={"A": good})
-    with pytest.raises(Permanent, match="neither"):
-        WeChat(mchid=MCHID, appids=[APPID], apiv3_key=b"x" * 32, keys={})
     with pytest.raises(Permanent, match="1024 bits"):
         WeChat(mchid=MCHID, appids=[APPID], apiv3_key=b"x" * 32, keys={"A": VerifyingKey(small)})
     with pytest.raises(Permanent, match="not an RSA key"):
@@ -472,23 +468,19 @@ def test_short_or_missing_keys_stop_the_start(keys: Keys) -> None:
         certificates([b"junk"])
 
 
-def test_a_certificate_is_good_until_it_ends(keys: Keys) -> None:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tenpay.com sign")])
-    pem = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(keys.certificate.public_key())
-        .serial_number(int(keys.certificate_serial, 16))
-        .not_valid_before(NOW - timedelta(days=2))
-        .not_valid_after(NOW)
-        .sign(keys.certificate, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
+def test_a_certificate_is_good_from_its_beginning_until_its_end(keys: Keys) -> None:
+    second = timedelta(seconds=1)
+    certificate = self_signed(keys.certificate, begins=NOW - 2 * second, ends=NOW)
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
     channel = WeChat(mchid=MCHID, appids=[APPID], apiv3_key=keys.apiv3_key, keys=certificates([pem]))
-    before = NOW - timedelta(seconds=1)
+    sent = send(keys, transaction(), mode=KeyMode.CERTIFICATE, at=AT)
+    headers = sent.lower | {"wechatpay-serial": f"{certificate.serial_number:X}"}
 
-    sent = wechat.send(keys, transaction(), mode=KeyMode.CERTIFICATE, at=AT)
-    channel.verify(sent.lower, sent.body, before)
+    def judge(now: datetime) -> None:
+        channel.verify(headers, sent.body, now)
 
-    assert refusal(lambda: channel.verify(sent.lower, sent.body, NOW)) is Reason.CERTIFICATE_EXPIRED
+    judge(NOW - 2 * second)
+    judge(NOW - second)
+
+    assert refusal(lambda: judge(NOW)) is Reason.CERTIFICATE_EXPIRED
+    assert refusal(lambda: judge(NOW - 3 * second)) is Reason.CERTIFICATE_TOO_EARLY

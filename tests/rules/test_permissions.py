@@ -25,10 +25,15 @@ RIGHTS = {
     "payment_callback": Rights(
         tables=frozenset(
             {"callback_log", "callback_memory", "callback_hold", "outbox", "outbox_parked"}
-            | {"errand", "errand_timer", "awaited_payment", "callback_missing"}
+            | {"errand", "errand_timer", "awaited_payment", "callback_missing", "platform_certificate"}
         ),
         deletes=frozenset({"callback_hold", "outbox", "errand_timer", "awaited_payment"}),
-        updates={"errand": frozenset({"outcome", "finished_at"}), "errand_timer": ALL, "awaited_payment": ALL},
+        updates={
+            "errand": frozenset({"outcome", "finished_at"}),
+            "errand_timer": ALL,
+            "awaited_payment": ALL,
+            "platform_certificate": frozenset({"confirmed_at"}),
+        },
     ),
     "order_core": Rights(
         tables=frozenset(

@@ -10,7 +10,8 @@ from orderloop.clock import Clock, SystemClock
 from orderloop_lab.simulators import alipay_keys
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, Keys
 from payment_callback.channels import signing
-from payment_callback.channels.wechat import VerifyingKey, WeChat, certificates, public_key
+from payment_callback.channels.wechat import WeChat
+from payment_callback.channels.wechat_keys import VerifyingKey, certificates, public_key
 from payment_callback.gateways.alipay import AlipayGateway, Seller
 from payment_callback.gateways.wechat import Merchant, WeChatGateway
 from tests.support.simulator import SimulatorProcess
@@ -34,9 +35,13 @@ def wechat_gateway(
     certificate: bool = True,
     sub_mchid: str | None = None,
     combined: bool = False,
+    channel: WeChat | None = None,
     clock: Clock | None = None,
 ) -> WeChatGateway:
-    """`public`, `certificate`: the channel's keys that the merchant has; without the latter it asks for the former."""
+    """`public`, `certificate`: the channel's keys that the merchant has; without the latter it asks for the former.
+
+    Unless it already has a `channel` with keys of its own.
+    """
     known: dict[str, VerifyingKey] = {}
     if public:
         known |= public_key(keys.public_key_id, (keys.folder / "public_key.pem").read_bytes())
@@ -51,7 +56,7 @@ def wechat_gateway(
         combined=combined,
         public_key_id=None if certificate else keys.public_key_id,
     )
-    channel = WeChat(mchid=MCHID, appids=[APPID], apiv3_key=keys.apiv3_key, keys=known)
+    channel = channel or WeChat(mchid=MCHID, appids=[APPID], apiv3_key=keys.apiv3_key, keys=known)
     return WeChatGateway(client, url, merchant, channel, clock=clock or SystemClock())
 
 

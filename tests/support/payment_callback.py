@@ -35,6 +35,7 @@ class Process:
             "ORDERLOOP_HTTP_OPERATOR_TOKEN": "operator",
             "ORDERLOOP_LOG_LEVEL": "WARNING",
             **keys.settings(),
+            "ORDERLOOP_WECHAT_API_BASE_URL": f"http://{NOBODY_LISTENS}",
             **environ,
         }
         self._process: subprocess.Popen[bytes] | None = None

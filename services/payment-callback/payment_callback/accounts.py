@@ -5,6 +5,7 @@ A further channel is one more module and one more line here: docs/guides/add-a-p
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,8 @@ import httpx
 from orderloop.clock import Clock
 from orderloop.errors import Permanent
 
-from .channels import Channel, signing
+from .certificates import Certificates
+from .channels import Channel, signing, wechat_keys
 from .channels import alipay as alipay_channels
 from .channels import wechat as wechat_channels
 from .gateways import Gateway
@@ -27,6 +29,7 @@ class Account:
 
     channel: Channel
     gateway: Gateway | None = None  # None: it only tells; closes and refunds there stay unknown
+    certificates: Certificates | None = None  # None: its keys do not change by themselves
 
 
 # Reads its own settings. None: they are not there, so neither is the channel. Raises Permanent when they are wrong.
@@ -38,8 +41,11 @@ def wechat(client: httpx.AsyncClient, clock: Clock) -> Account:
     channel = wechat_channel(settings)
     if (settings.merchant_serial is None) != (settings.merchant_key_file is None):
         raise Permanent("ORDERLOOP_WECHAT_MERCHANT_SERIAL and ORDERLOOP_WECHAT_MERCHANT_KEY_FILE belong together")
+    every = timedelta(hours=settings.certificate_hours)
     if settings.merchant_serial is None or settings.merchant_key_file is None:
-        return Account(channel)
+        if not channel.keys:
+            raise Permanent("neither a WeChat Pay public key nor a platform certificate is configured")
+        return Account(channel, certificates=Certificates(channel, None, every=every, clock=clock))
     merchant = Merchant(
         mchid=settings.mchid,
         appid=_appids(settings)[0],
@@ -51,7 +57,11 @@ def wechat(client: httpx.AsyncClient, clock: Clock) -> Account:
         public_key_id=settings.public_key_id if settings.certificate_dir is None else None,
         refund_notify_url=settings.refund_notify_url,
     )
-    return Account(channel, WeChatGateway(client, settings.api_base_url, merchant, channel, clock=clock))
+    gateway = WeChatGateway(client, settings.api_base_url, merchant, channel, clock=clock)
+    # With the public key alone there are no certificates to be had.
+    by_certificate = settings.certificate_dir is not None or settings.public_key_id is None
+    source = gateway if by_certificate else None
+    return Account(channel, gateway, Certificates(channel, source, every=every, clock=clock))
 
 
 def alipay(client: httpx.AsyncClient, clock: Clock) -> Account | None:
@@ -87,13 +97,13 @@ def open_accounts(registered: Iterable[Open], client: httpx.AsyncClient, clock: 
 
 def wechat_channel(settings: WechatSettings) -> wechat_channels.WeChat:
     """WeChat Pay with the keys that are configured. Raises Permanent when they cannot be used."""
-    keys = dict[str, wechat_channels.VerifyingKey]()
+    keys = dict[str, wechat_keys.VerifyingKey]()
     if (settings.public_key_id is None) != (settings.public_key_file is None):
         raise Permanent("ORDERLOOP_WECHAT_PUBLIC_KEY_ID and ORDERLOOP_WECHAT_PUBLIC_KEY_FILE belong together")
     if settings.public_key_id is not None and settings.public_key_file is not None:
-        keys |= wechat_channels.public_key(settings.public_key_id, settings.public_key_file.read_bytes())
+        keys |= wechat_keys.public_key(settings.public_key_id, settings.public_key_file.read_bytes())
     if settings.certificate_dir is not None:
-        keys |= wechat_channels.certificates(_pems(settings.certificate_dir))
+        keys |= wechat_keys.certificates(_pems(settings.certificate_dir))
     return wechat_channels.WeChat(
         mchid=settings.mchid,
         appids=_appids(settings),

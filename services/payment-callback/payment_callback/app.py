@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import partial
 
 import asyncpg
 import httpx
@@ -15,6 +16,7 @@ from orderloop.settings import HttpSettings, OutboxSettings, PostgresSettings
 from . import address, credential, retention, store
 from .accounts import REGISTERED, open_accounts
 from .budget import Budget
+from .certificates import LOOK_SECONDS, Certificates
 from .channels import Channel
 from .channels.wechat import WeChat
 from .http import Gate, describe, router
@@ -46,6 +48,7 @@ def build(
     http_settings: HttpSettings,
     state: health.Health | None = None,
     doctor_key: bytes | None = None,
+    certificates: Certificates | None = None,
 ) -> Gate:
     """The HTTP application. A further channel is one more module and one more line in `accounts`."""
     state = health.Health() if state is None else state
@@ -63,7 +66,14 @@ def build(
     app.include_router(pages.router(pool, channels, operator, hours=settings.log_hours))
     describe(app, channels)
     receptions = [
-        Reception(channel, writer=writer, clock=clock, budget=budget, doctor=_doctor(channel, doctor_key, clock))
+        Reception(
+            channel,
+            writer=writer,
+            clock=clock,
+            budget=budget,
+            doctor=_doctor(channel, doctor_key, clock),
+            on_unknown_serial=certificates.wanted if certificates else None,
+        )
         for channel in channels
     ]
     return Gate(app, receptions, proxies=_proxies(http_settings.trusted_proxies))
@@ -91,6 +101,12 @@ async def run() -> None:
             "log days": serve.periodic("log days", ensure_days, seconds=3600),
             "retention": serve.periodic("retention", lambda: keep.enforce(pool), seconds=600),
         }
+        certificates = next((account.certificates for account in accounts if account.certificates), None)
+        if certificates is not None:
+            tasks["certificates"] = serve.periodic(
+                "certificates", partial(certificates.look, pool), seconds=LOOK_SECONDS
+            )
+            state.require("wechat keys", certificates.known)
         tasks |= speaking(pool, gateways, settings=evidence, health=state, clock=clock)
         if outbox.relay == "embedded":
             tasks["relay"] = command.relay(SERVICE).run
@@ -103,6 +119,7 @@ async def run() -> None:
             http_settings=http_settings,
             state=state,
             doctor_key=doctor_key(settings, WechatSettings()),  # pyright: ignore[reportCallIssue]
+            certificates=certificates,
         )
         await serve.serve(app, http_settings, tasks=tasks, patience=_PATIENCE)
 
@@ -122,7 +139,7 @@ def doctor_key(settings: CallbackSettings, merchant: WechatSettings) -> bytes:
 def _doctor(channel: Channel, key: bytes | None, clock: Clock) -> Doctor | None:
     if key is None:
         return None
-    return Doctor(key, clock, channel.fingerprints if isinstance(channel, WeChat) else {})
+    return Doctor(key, clock, lambda: channel.fingerprints if isinstance(channel, WeChat) else {})
 
 
 def _proxies(text: str) -> tuple[address.Network, ...]:

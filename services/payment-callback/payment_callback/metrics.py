@@ -34,3 +34,16 @@ MISSING = Gauge(
     "Payments whose callback had not come when the channel was asked, ever: a late or applied one stays counted",
     ["channel", "policy"],
 )
+
+# Nobody rings for these while they are not there: they exist where certificates are in use, and downloaded.
+CERTIFICATE_ENDS = Gauge(
+    "orderloop_platform_certificate_ends_timestamp_seconds", "notAfter of a platform certificate", ["channel", "serial"]
+)
+CERTIFICATES_DOWNLOADED = Gauge(
+    "orderloop_platform_certificates_downloaded_timestamp_seconds",
+    "When the channel last listed its platform certificates to any of our processes; 0: never",
+    ["channel"],
+)
+DOWNLOADS = Counter(
+    "orderloop_platform_certificate_downloads_total", "Downloads of platform certificates", ["channel", "result"]
+)

@@ -39,6 +39,18 @@ def wait(attempts: int, *, time_factor: float) -> timedelta:
     return min(_FIRST_WAIT * 2 ** min(attempts - 1, 12), _LONGEST_WAIT) / time_factor
 
 
+_AFTER_FAILURE = timedelta(minutes=1)
+
+
+def download_wait(failures: int, *, every: timedelta, chance: float) -> timedelta:
+    """How long until the certificates are downloaded again; after failures 1, 2, 4 … minutes.
+
+    `chance` in [0, 1) spreads the replicas over the last quarter, so that `every` is never exceeded.
+    """
+    wish = min(_AFTER_FAILURE * 2 ** min(failures - 1, 12), every) if failures else every
+    return wish * (0.75 + chance / 4)
+
+
 @dataclass(slots=True)
 class Allowance:
     """How often the channels may be asked without anybody having asked us: so many times in a second, per process."""

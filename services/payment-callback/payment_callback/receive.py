@@ -3,7 +3,7 @@
 Whatever is acknowledged is durably stored; whatever is not acknowledged has changed nothing, or will be a repeat.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Doctor:
 
     key: bytes
     clock: Clock
-    keys: Mapping[str, str]  # serial -> fingerprint, of the channel's keys that are configured
+    keys: Callable[[], Mapping[str, str]]  # serial -> fingerprint, of the channel's keys that verify here now
 
     def examine(
         self, headers: Mapping[str, str], source_address: str | None, body: bytes | None, reason: Reason
@@ -68,7 +68,7 @@ class Doctor:
             source_address=source_address or "",
             body_sha256=credential.sha256(body or b""),
             at=now.timestamp(),
-            keys=self.keys,
+            keys=self.keys(),
         )
         return credential.seal(self.key, mine, report)
 
@@ -77,10 +77,18 @@ class Reception:
     """One channel's desk."""
 
     def __init__(
-        self, channel: Channel, *, writer: Writer, clock: Clock, budget: Budget, doctor: Doctor | None = None
+        self,
+        channel: Channel,
+        *,
+        writer: Writer,
+        clock: Clock,
+        budget: Budget,
+        doctor: Doctor | None = None,
+        on_unknown_serial: Callable[[], None] | None = None,
     ) -> None:
         self.channel = channel
         self._doctor = doctor
+        self._on_unknown_serial = on_unknown_serial
         self._writer = writer
         self._clock = clock
         self._budget = budget
@@ -99,6 +107,8 @@ class Reception:
         except Refused as refused:
             if self._doctor and (proof := self._doctor.examine(headers, source_address, body, refused.reason)):
                 return self._prove(proof)
+            if refused.reason is Reason.UNKNOWN_SERIAL and self._on_unknown_serial:
+                self._on_unknown_serial()
             return await self._refuse(refused, kept, source_address, body)
         attempt = Attempt(
             channel=self.channel.name,

@@ -33,6 +33,9 @@ class WechatSettings(Settings):
     certificate_dir: Path | None = Field(
         None, description="folder of platform certificates *.pem; during a switch-over beside the public key"
     )
+    certificate_hours: Annotated[float, Field(gt=0, le=12)] = Field(
+        12, description="platform certificates are downloaded at the start, then at most so many hours apart"
+    )
     api_base_url: _Url = Field("https://api.mch.weixin.qq.com", description="the channel's API")
     merchant_serial: str | None = Field(
         None, description="serial number of the merchant's API certificate; unset: the channel is never asked"

@@ -138,6 +138,18 @@ async def holds(conn: Connection) -> list[asyncpg.Record]:
     return [row async for row in queries.holds(conn)]
 
 
+async def keep_certificates(conn: Connection, pems: Mapping[str, bytes]) -> None:
+    """What a download listed, by serial."""
+    ordered = sorted(pems)  # two replicas that download at once must not deadlock
+    await queries.keep_certificates(conn, serials=ordered, pems=[pems[serial].decode() for serial in ordered])
+
+
+async def certificates(conn: Connection) -> tuple[list[bytes], datetime | None]:
+    """The platform certificates that the channel lists, and when it last did (None: never)."""
+    rows = [row async for row in queries.certificates(conn)]
+    return [row["pem"].encode() for row in rows], rows[0]["downloaded_at"] if rows else None
+
+
 async def remembered(
     conn: Connection, *, since: datetime, until: datetime, after: tuple[datetime, str] | None, most: int
 ) -> tuple[list[Remembered], tuple[datetime, str] | None]:

@@ -72,3 +72,14 @@ select received_at, id, channel, verdict, reason, detail, status, source_address
        body, shape, order_nos, transaction_ids, event_ids, trace_id
 from callback_log
 where received_at = :received_at and id = :id;
+
+-- name: keep_certificates(serials, pems)!
+insert into platform_certificate (serial, pem) select * from unnest(:serials::text[], :pems::text[])
+on conflict (serial) do update set confirmed_at = now();
+
+-- name: certificates()
+-- What the channel has no longer listed for a day it has withdrawn; a day, because its machines need not agree at once.
+select pem, max(confirmed_at) over () as downloaded_at
+from platform_certificate
+where confirmed_at > (select max(confirmed_at) from platform_certificate) - interval '1 day'
+order by serial;

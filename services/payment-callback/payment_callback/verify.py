@@ -13,7 +13,8 @@ from orderloop.errors import Permanent
 
 from .channels import Notice, Reason, Refused, signing
 from .channels.alipay import Alipay
-from .channels.wechat import VerifyingKey, WeChat, certificates, fingerprint, public_key
+from .channels.wechat import WeChat
+from .channels.wechat_keys import VerifyingKey, certificates, fingerprint, public_key
 from .masking import mask
 
 # Never used for more than to fill the place of a key that was not given.
@@ -128,6 +129,7 @@ _HINTS = {
     Reason.BAD_SIGNATURE: "The body or the headers are not as they were sent, or another key signed them.",
     Reason.UNDECRYPTABLE: "The signature holds, but this APIv3 key does not open the content.",
     Reason.CERTIFICATE_EXPIRED: "The certificate's end lies before the time that was given.",
+    Reason.CERTIFICATE_TOO_EARLY: "The certificate's beginning lies after the time that was given.",
 }
 
 

@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from .ledger import Simulator, run
 from .wechat_api import Api, beijing_now, refusal
+from .wechat_certificates import Certificates
 from .wechat_keys import APPID, MCHID, KeyMode, Keys, open_keys, prepare
 from .wechat_notices import Faults, Post
 
@@ -66,13 +67,13 @@ class NoticeRequest(BaseModel):
 
 
 class WeChatPay:
-    def __init__(self, sim: Simulator, keys: Keys, post: Post, notify_url: str) -> None:
+    def __init__(self, sim: Simulator, keys: Keys, certificates: Certificates, post: Post, notify_url: str) -> None:
         self._sim = sim
         self._ledger = sim.ledger
         self._keys = keys
         self._post = post
         self._notify_url = notify_url
-        self.api = Api(sim, keys, self._notify_refund)
+        self.api = Api(sim, keys, certificates, self._notify_refund)
         self.api.echoed = self._notify_echo
 
     async def prepay(self, request: Request) -> Response:
@@ -237,8 +238,9 @@ def build(sim: Simulator) -> Starlette:
         timeout=None,  # noqa: S113  # Post keeps the deadline, over the whole exchange
         limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
     )
-    post = Post(sim, keys, client)
-    channel = WeChatPay(sim, keys, post, os.environ.get("SIM_NOTIFY_URL", ""))
+    certificates = Certificates(sim, keys)
+    post = Post(sim, keys, certificates, client)
+    channel = WeChatPay(sim, keys, certificates, post, os.environ.get("SIM_NOTIFY_URL", ""))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -260,6 +262,7 @@ def build(sim: Simulator) -> Starlette:
             Route("/sim/ledger", channel.ledger),
             Route("/sim/ledger/under-way", channel.under_way),
             *channel.api.routes(),
+            *certificates.routes(),
         ],
         lifespan=lifespan,
         exception_handlers={ValidationError: _bad_request},

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from .api_faults import ApiFaults, Fault
 from .ledger import Simulator
+from .wechat_certificates import Certificates
 from .wechat_keys import APPID, MCHID, KeyMode, Keys, random_text, signature_headers
 
 BEIJING = timezone(timedelta(hours=8))
@@ -33,7 +34,13 @@ Said = tuple[int, dict[str, Any] | None]
 
 
 class Api:
-    def __init__(self, sim: Simulator, keys: Keys, refunded: Callable[[dict[str, Any], float], None]) -> None:
+    def __init__(
+        self,
+        sim: Simulator,
+        keys: Keys,
+        certificates: Certificates,
+        refunded: Callable[[dict[str, Any], float], None],
+    ) -> None:
         """`refunded` is told of a refund and of the seconds after which the merchant is to be notified.
 
         `echoed`, once it is set, of a self-test: its message, where to, and by which kind of key.
@@ -42,6 +49,7 @@ class Api:
         self._sim = sim
         self._ledger = sim.ledger
         self._keys = keys
+        self._certificates = certificates
         self._refunded = refunded
         self._faults = ApiFaults()
 
@@ -54,6 +62,7 @@ class Api:
             Route(f"/v3/pay/partner/{_ORDER}/close", self._on("close", self._close), methods=["POST"]),
             Route("/v3/refund/domestic/refunds", self._on("refund", self._refund), methods=["POST"]),
             Route("/v3/refund/domestic/refunds/{out_refund_no}", self._on("refund_query", self._refund_query)),
+            Route("/v3/certificates", self._on("certificates", self._list_certificates)),
             Route("/v3/security/echo", self._on("echo", self._echo), methods=["POST"]),
             Route("/sim/api-faults", self._plan_fault, methods=["POST"]),
             Route("/sim/refund-plan", self._plan_refund, methods=["POST"]),
@@ -122,13 +131,16 @@ class Api:
         asked = request.headers.get("wechatpay-serial", "")
         mode = KeyMode.PUBLIC_KEY if asked.startswith("PUB_KEY_ID_") else KeyMode.CERTIFICATE
         chance = self._sim.chance("answer", time.time_ns())
-        serial, key = self._keys.signer(mode, chance)
+        serial, key = self._certificates.signer(mode, chance)
         if fault is Fault.FORGED:
             key = self._keys.attacker
         headers = signature_headers(serial, key, timestamp=int(time.time()), nonce=random_text(chance, 32), body=body)
         if fault is Fault.PROBE:
             headers["Wechatpay-Signature"] = ("WECHATPAY/SIGNTEST/" + headers["Wechatpay-Signature"])[:344]
         return headers
+
+    def _list_certificates(self, _: Request, __: bytes) -> Said:
+        return 200, self._certificates.listed()
 
     def _echo(self, request: Request, body: bytes) -> Said:
         """Answers, and notifies in the same key mode. [WXDOC 4014551946]"""

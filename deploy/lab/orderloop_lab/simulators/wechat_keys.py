@@ -117,7 +117,10 @@ def _generate(folder: Path) -> None:
     public = made["public_key_mode"].public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / "public_key.pem").write_bytes(pem)
-    certificate = _self_signed(made["certificate_mode"])
+    now = datetime.now(UTC)
+    certificate = self_signed(
+        made["certificate_mode"], begins=now - timedelta(days=1), ends=now + timedelta(days=5 * 365)
+    )
     serial = f"{certificate.serial_number:040X}"
     (folder / "certificates" / f"{serial}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "apiv3.key").write_text("".join(secrets.choice(_CHARACTERS) for _ in range(32)))
@@ -129,38 +132,45 @@ def _generate(folder: Path) -> None:
     (folder / "identity.json").write_text(json.dumps(identity))
 
 
-def _self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
+def self_signed(key: rsa.RSAPrivateKey, *, begins: datetime, ends: datetime) -> x509.Certificate:
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tenpay.com (simulated)"),
             x509.NameAttribute(NameOID.COMMON_NAME, "Tenpay.com sign"),
         ]
     )
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=5 * 365))
+        .not_valid_before(begins)
+        .not_valid_after(ends)
         .sign(key, hashes.SHA256())
     )
 
 
 def _write_private(path: Path, key: rsa.RSAPrivateKey) -> None:
     path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(pem_of(key))
+
+
+def pem_of(key: rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def _load(path: Path) -> rsa.RSAPrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+def read_private(pem: bytes) -> rsa.RSAPrivateKey:
+    key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise TypeError(f"{path} is no RSA key")
+        raise TypeError("no RSA key")
     return key
+
+
+def _load(path: Path) -> rsa.RSAPrivateKey:
+    return read_private(path.read_bytes())
 
 
 def random_text(chance: random.Random, length: int) -> str:
@@ -185,6 +195,10 @@ def signature_headers(
 
 
 def encrypt(apiv3_key: bytes, plaintext: Mapping[str, object], *, nonce: str, associated_data: str) -> str:
-    """base64 of ciphertext and 16-byte tag."""
     body = json.dumps(plaintext, ensure_ascii=False, separators=(",", ":")).encode()
+    return seal(apiv3_key, body, nonce=nonce, associated_data=associated_data)
+
+
+def seal(apiv3_key: bytes, body: bytes, *, nonce: str, associated_data: str) -> str:
+    """base64 of ciphertext and 16-byte tag."""
     return base64.b64encode(AESGCM(apiv3_key).encrypt(nonce.encode(), body, associated_data.encode())).decode()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .delivery import Deliveries
 from .ledger import Simulator
+from .wechat_certificates import Certificates
 from .wechat_keys import KeyMode, Keys, encrypt, random_text, signature_headers
 
 # Seconds between attempts; sum 24 h 4 m. [SKILL, WIM, WXDOC introduction.html]
@@ -70,9 +71,10 @@ class Post(Deliveries):
     retries = RETRIES
     id_field = "notice_id"
 
-    def __init__(self, sim: Simulator, keys: Keys, client: httpx.AsyncClient) -> None:
+    def __init__(self, sim: Simulator, keys: Keys, certificates: Certificates, client: httpx.AsyncClient) -> None:
         super().__init__(sim)
         self._keys = keys
+        self._certificates = certificates
         self._client = client
 
     async def attempt(self, delivery: Mapping[str, Any], number: int, copy: int) -> bool:
@@ -116,7 +118,7 @@ class Post(Deliveries):
     def _compose(
         self, notice: Mapping[str, Any], faults: Faults, manner: Manner, chance: random.Random
     ) -> tuple[dict[str, str], bytes]:
-        serial, key = self._keys.signer(faults.key_mode, chance)
+        serial, key = self._certificates.signer(faults.key_mode, chance)
         body = self._envelope(notice, faults, manner, chance)
         if manner is Manner.FORGED:
             key = self._keys.attacker

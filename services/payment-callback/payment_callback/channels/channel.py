@@ -22,6 +22,7 @@ class Reason(StrEnum):
     CLOCK = "clock"
     UNKNOWN_SERIAL = "unknown_serial"
     CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_TOO_EARLY = "certificate_too_early"  # before its own beginning: is our clock wrong?
     BAD_SIGNATURE = "bad_signature"
     MALFORMED = "malformed"
     UNDECRYPTABLE = "undecryptable"

@@ -5,16 +5,12 @@ wechatpay-skills @15f40d0 (probes, shapes), webhook pages of wechatpay-im @35a35
 """
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import ValidationError
@@ -25,6 +21,7 @@ from orderloop.ids import is_order_no
 
 from . import signing
 from .channel import Answer, Fact, Notice, Reason, Refused, Shape, paid, refunded
+from .wechat_keys import VerifyingKey, canonical, certificate, fingerprint
 
 NAME = "wechat"
 
@@ -34,15 +31,10 @@ _WINDOW_SECONDS = 300  # exclusive, as in the channel's own library
 _APIV3_KEY_BYTES = 32
 _NONCE_BYTES = 12
 
+# Stands in for a key that is not known: its numbers are nobody's, and checking against it takes as long.
+_NOBODYS = rsa.RSAPublicNumbers(65537, (1 << 2047) + 1)
+
 _FAIL = b'{"code":"FAIL","message":"\xe5\xa4\xb1\xe8\xb4\xa5"}'  # 失败
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyingKey:
-    """A key that vouches for notices; a platform certificate's has an end, a public key has none."""
-
-    public: rsa.RSAPublicKey
-    not_after: datetime | None = None
 
 
 class WeChat:
@@ -65,18 +57,15 @@ class WeChat:
     def __init__(
         self, *, mchid: str, appids: Iterable[str], apiv3_key: bytes, keys: Mapping[str, VerifyingKey]
     ) -> None:
-        """`keys` by serial, as `public_key` and `certificates` read them. Raises Permanent for unusable keys."""
+        """`keys` by serial, as `wechat_keys` reads them. Raises Permanent for unusable keys."""
         if len(apiv3_key) != _APIV3_KEY_BYTES:
             raise Permanent(f"the APIv3 key has {len(apiv3_key)} bytes, not {_APIV3_KEY_BYTES}")
-        if not keys:
-            raise Permanent("neither a WeChat Pay public key nor a platform certificate is configured")
-        for serial, key in keys.items():
-            signing.long_enough(key.public, serial)
         self._mchid = mchid
         self._appids = frozenset(appids)
         self._aead = AESGCM(apiv3_key)
-        self._keys = dict(keys)
-        self._decoy = VerifyingKey(next(iter(keys.values())).public)
+        self._configured = _long_enough(keys)
+        self._keys: Mapping[str, VerifyingKey] = self._configured
+        self._decoy = VerifyingKey(_NOBODYS.public_key())
         self._readers: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], Notice]], ...] = (
             (lambda plain: "combine_out_trade_no" in plain and "sub_orders" in plain, self._combined),
             (lambda plain: "refund_status" in plain, self._refund),
@@ -86,11 +75,42 @@ class WeChat:
         )
 
     @property
+    def keys(self) -> Mapping[str, VerifyingKey]:
+        """By serial, whoever may vouch for a notice, in force or not."""
+        return self._keys
+
+    @property
     def fingerprints(self) -> dict[str, str]:
-        """By serial, what tells the configured keys from others."""
+        """By serial, what tells our keys from others."""
         return {serial: fingerprint(key) for serial, key in self._keys.items()}
 
+    def trust(self, downloaded: Mapping[str, VerifyingKey]) -> None:
+        """From now on these verify beside the configured keys, and no others. Raises Permanent for unusable keys."""
+        self._keys = {**_long_enough(downloaded), **self._configured}
+
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        self._verify(headers, body, now, self._keys)
+
+    def read_certificates(self, headers: Mapping[str, str], body: bytes, now: datetime) -> dict[str, bytes]:
+        """The platform certificates in an answer to `GET /v3/certificates`, PEM by serial. Raises Refused.
+
+        Under a serial that we have, our key judges the answer. Under any other, the certificate does that the answer
+        brings along: it is sealed with the APIv3 key, so nobody else can have put it there. That is how the very first
+        answer comes to be trusted, and the first after a switch that we have slept through.
+        """
+        listed = _object(body).get("data")
+        if not isinstance(listed, list) or not listed:
+            raise Refused(Reason.MALFORMED, "no certificates")
+        pems = [self._unseal(one.get("encrypt_certificate") if isinstance(one, dict) else None) for one in listed]
+        try:
+            brought = [certificate(pem) for pem in pems]
+            keys = _long_enough(dict(brought))
+        except Permanent as unusable:
+            raise Refused(Reason.MALFORMED, str(unusable)) from None
+        self._verify(headers, body, now, {**keys, **self._keys})
+        return {serial: pem for (serial, _), pem in zip(brought, pems, strict=True)}
+
+    def _verify(self, headers: Mapping[str, str], body: bytes, now: datetime, keys: Mapping[str, VerifyingKey]) -> None:
         try:
             serial = headers["wechatpay-serial"]
             signature = headers["wechatpay-signature"]
@@ -108,11 +128,13 @@ class WeChat:
             raise Refused(Reason.CLOCK, "timestamp is no number")
         if abs(now.timestamp() - int(timestamp)) >= _WINDOW_SECONDS:
             raise Refused(Reason.CLOCK, f"{now.timestamp() - int(timestamp):+.0f} s")
-        known = self._keys.get(serial) or self._keys.get(_serial(serial))
+        known = keys.get(serial) or keys.get(canonical(serial))
         # An unknown serial is verified too, in vain: time shall not tell strangers which ones we know.
         key = known or self._decoy
-        if key.not_after is not None and now >= key.not_after:
+        if key.ended(now):
             raise Refused(Reason.CERTIFICATE_EXPIRED)
+        if not key.begun(now):
+            raise Refused(Reason.CERTIFICATE_TOO_EARLY)
         message = b"%b\n%b\n%b\n" % (timestamp.encode(), nonce.encode("latin-1"), body)
         try:
             signing.verify(key.public, signature, message)
@@ -142,7 +164,9 @@ class WeChat:
         return self._open(_object(body))
 
     def _open(self, envelope: Mapping[str, Any]) -> dict[str, Any]:
-        resource: Any = envelope.get("resource")
+        return _object(self._unseal(envelope.get("resource")))
+
+    def _unseal(self, resource: Any) -> bytes:
         if not isinstance(resource, dict) or resource.get("algorithm") != "AEAD_AES_256_GCM":
             raise Refused(Reason.MALFORMED, "no AEAD_AES_256_GCM resource")
         try:
@@ -154,7 +178,7 @@ class WeChat:
         if len(nonce) != _NONCE_BYTES:
             raise Refused(Reason.MALFORMED, "nonce")
         try:
-            return _object(self._aead.decrypt(nonce, ciphertext, associated_data))
+            return self._aead.decrypt(nonce, ciphertext, associated_data)
         except InvalidTag:
             raise Refused(Reason.UNDECRYPTABLE) from None
 
@@ -235,41 +259,10 @@ class WeChat:
         return self._mchid
 
 
-def fingerprint(key: VerifyingKey) -> str:
-    """SHA-256 over the DER of the public key, the first 8 bytes."""
-    der = key.public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()[:16]
-
-
-def public_key(key_id: str, pem: bytes) -> dict[str, VerifyingKey]:
-    """Public-key mode: the key that the merchant downloaded, under its id `PUB_KEY_ID_…`. Raises Permanent."""
-    if not key_id.startswith("PUB_KEY_ID_"):
-        raise Permanent("a WeChat Pay public key's id starts with PUB_KEY_ID_")
-    try:
-        key = serialization.load_pem_public_key(pem)
-    except ValueError:
-        raise Permanent(f"the public key {key_id} is no PEM public key") from None
-    return {key_id: VerifyingKey(signing.public_rsa(key, key_id))}
-
-
-def certificates(pems: Iterable[bytes]) -> dict[str, VerifyingKey]:
-    """Platform certificates, each under its serial number. Raises Permanent."""
-    found: dict[str, VerifyingKey] = {}
-    for pem in pems:
-        try:
-            certificate = x509.load_pem_x509_certificate(pem)
-        except ValueError:
-            raise Permanent("a file of the certificate folder is no PEM certificate") from None
-        serial = _serial(f"{certificate.serial_number:X}")
-        found[serial] = VerifyingKey(
-            signing.public_rsa(certificate.public_key(), serial), certificate.not_valid_after_utc
-        )
-    return found
-
-
-def _serial(text: str) -> str:
-    """Hexadecimal numbers are equal however they are padded and cased."""
-    return text.upper().lstrip("0")
+def _long_enough(keys: Mapping[str, VerifyingKey]) -> dict[str, VerifyingKey]:
+    for serial, key in keys.items():
+        signing.long_enough(key.public, serial)
+    return dict(keys)
 
 
 def _object(body: bytes) -> dict[str, Any]:

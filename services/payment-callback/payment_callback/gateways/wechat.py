@@ -7,10 +7,10 @@ Sources: WXDOC build-verify-sign-src (five lines are signed), wechatpay-go @6dbd
 import base64
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -43,6 +43,9 @@ _NOT_THERE = frozenset({"ORDER_NOT_EXIST", "RESOURCE_NOT_EXISTS"})
 # What may be shown as evidence: all of it but the payer, what he bought, and what the shop attached.
 _PUBLIC = ("mchid", "appid", "sp_mchid", "sp_appid", "sub_mchid", "out_trade_no", "transaction_id", "trade_type",
            "trade_state", "success_time", "amount")  # fmt: skip
+
+
+Judged = TypeVar("Judged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,14 @@ class WeChatGateway:
         """
         await self._ask("POST", "/v3/security/echo", {"echo_message": message, "notify_url": notify_url}, serial=serial)
 
+    async def certificates(self) -> dict[str, bytes]:
+        """The platform certificates that the channel signs with, PEM by serial.
+
+        Raises GatewaySilent, and GatewayRefuses for a merchant who has none: new ones get the public key alone.
+        """
+        _, pems = await self._authentic("GET", "/v3/certificates", judge=self._verifier.read_certificates)
+        return pems
+
     async def _look_combined(self, order_no: str) -> Trade:
         """A combined order is unknown to the ordinary query; its sub-orders succeed or fail together."""
         try:
@@ -193,18 +204,30 @@ class WeChatGateway:
         self, method: str, target: str, wish: Mapping[str, Any] | None = None, *, serial: str | None = None
     ) -> tuple[Heard, dict[str, Any]]:
         """A verified answer. Raises GatewaySilent, and GatewayRefuses with the code of a 4xx, which nobody signs."""
+        heard, _ = await self._authentic(method, target, wish, serial=serial, judge=self._verifier.verify)
+        return heard, _object(heard.body)
+
+    async def _authentic(
+        self,
+        method: str,
+        target: str,
+        wish: Mapping[str, Any] | None = None,
+        *,
+        serial: str | None = None,
+        judge: Callable[[Mapping[str, str], bytes, datetime], Judged],
+    ) -> tuple[Heard, Judged]:
+        """An answer, and what `judge` reads in it; that raises Refused unless the channel has signed it."""
         body = orjson.dumps(wish) if wish is not None else b""
         for _ in range(_ASKED_AGAIN):
             heard = await exchange(self._client, self._request(method, target, body, serial))
             if heard.status >= 400:
                 raise GatewayRefuses(_code(heard.body))
             try:
-                self._verifier.verify(heard.headers, heard.body, self._clock.now())
+                return heard, judge(heard.headers, heard.body, self._clock.now())
             except Refused as refused:
                 if refused.reason is Reason.PROBE:
                     continue  # it tests whether we verify at all; the same question brings a real answer
                 raise GatewaySilent(f"the answer is not authentic: {refused.reason}") from None
-            return heard, _object(heard.body)
         raise GatewaySilent("nothing but signature probes")
 
     def _request(self, method: str, target: str, body: bytes, serial: str | None) -> httpx.Request:

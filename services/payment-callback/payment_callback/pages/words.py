@@ -62,6 +62,7 @@ _REASONS = {
     Reason.CLOCK: ("时间戳与本机相差 5 分钟以上", "Its clock and ours differ by 5 minutes or more."),
     Reason.UNKNOWN_SERIAL: ("证书或公钥序列号未配置", "Signed with a key that is not configured here."),
     Reason.CERTIFICATE_EXPIRED: ("平台证书已过期", "The platform certificate has expired."),
+    Reason.CERTIFICATE_TOO_EARLY: ("平台证书尚未生效", "The platform certificate is not valid yet."),
     Reason.BAD_SIGNATURE: (
         "签名不正确：被改动或非渠道所发",
         "Changed on the way, or not the channel's.",
