@@ -89,8 +89,11 @@ def _explained(service: str) -> Generator[None]:
         if not error.title.endswith("Settings"):
             raise
         prefix = "ORDERLOOP_" + error.title.removesuffix("Settings").upper() + "_"
-        names = ", ".join(prefix + "_".join(map(str, fault["loc"])).upper() for fault in error.errors())
-        sys.exit(_say(service, f"missing or wrong setting: {names} (.env.example explains each)"))
+        # One that concerns several settings names them itself, after "Value error, ".
+        faults = [
+            prefix + "_".join(map(str, one["loc"])).upper() if one["loc"] else one["msg"] for one in error.errors()
+        ]
+        sys.exit(_say(service, f"missing or wrong setting: {', '.join(faults)} (.env.example explains each)"))
     except (OrderLoopError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         sys.exit(_say(service, str(error)))
 

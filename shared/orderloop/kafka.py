@@ -10,11 +10,13 @@ import random
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
+from typing import Any
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import ProducerClosed
+from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import DefaultPartitioner
 
 from .settings import KafkaSettings
@@ -29,10 +31,24 @@ _CLOSE_SECONDS = 3
 _MOST_BYTES = 1_048_576  # what a broker takes by default
 
 
+def connection(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client of aiokafka has to be told to reach the brokers. Certificates and host names are checked."""
+    encrypted = settings.security_protocol in {"SSL", "SASL_SSL"}
+    password = settings.sasl_password
+    return {
+        "bootstrap_servers": settings.bootstrap,
+        "security_protocol": settings.security_protocol,
+        "ssl_context": create_ssl_context(cafile=settings.ca_file) if encrypted else None,
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_username,
+        "sasl_plain_password": password.get_secret_value() if password else None,
+    }
+
+
 def producer(settings: KafkaSettings, *, client_id: str) -> AIOKafkaProducer:
     """Idempotent and acknowledged by all in-sync replicas: what was awaited is stored once and in order."""
     return AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap,
+        **connection(settings),
         client_id=f"{client_id}-{uuid4().hex[:8]}",
         acks="all",
         enable_idempotence=True,
@@ -46,7 +62,7 @@ def consumer(settings: KafkaSettings, *, group: str, topics: Sequence[str]) -> A
     """Commits only when told to, starts at the earliest record, and owns an order's partition in every topic."""
     return AIOKafkaConsumer(
         *(settings.topic_prefix + topic for topic in topics),
-        bootstrap_servers=settings.bootstrap,
+        **connection(settings),
         client_id=f"{group}-{uuid4().hex[:8]}",
         group_id=settings.topic_prefix + group,
         group_instance_id=settings.instance_id,

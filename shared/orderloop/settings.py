@@ -5,9 +5,9 @@ A secret may also lie in a file: `ORDERLOOP_<AREA>_<NAME>_FILE` holds the path.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     An empty variable counts as unset: compose files and charts pass `NAME=` for what nobody filled in.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     @classmethod
     def settings_customise_sources(
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
 
 def area(name: str) -> SettingsConfigDict:
     """The configuration of one area: its variables start with `ORDERLOOP_<NAME>_`."""
-    return SettingsConfigDict(env_prefix=f"ORDERLOOP_{name}_", frozen=True, extra="ignore", env_ignore_empty=True)
+    return SettingsConfigDict(env_prefix=f"ORDERLOOP_{name}_")
 
 
 class PostgresSettings(Settings):
@@ -70,6 +70,24 @@ class KafkaSettings(Settings):
     instance_id: str | None = Field(
         None, description="static group membership (a StatefulSet's pod name): a rolling restart spares a rebalance"
     )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="what the brokers speak: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    ca_file: Path | None = Field(
+        None, description="who vouches for the brokers, a PEM file; unset: the system's authorities"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how to log in over SASL: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    sasl_username: str | None = Field(None, description="set together with sasl_password, for SASL_*")
+    sasl_password: SecretStr | None = Field(None, description="set together with sasl_username, for SASL_*")
+
+    @model_validator(mode="after")
+    def _logs_in_as_somebody(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password")
+        return self
+
     # By default longer than any transaction may hold a row lock (postgres.SESSION), shorter than people wait for a pod.
     session_seconds: Annotated[int, Field(ge=6, le=60)] = Field(
         30, description="how long a member may be silent before its partitions go to others"
