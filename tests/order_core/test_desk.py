@@ -29,6 +29,7 @@ from tests.support.orders import (
     reserved,
     sent,
     settled,
+    tracked,
 )
 
 NOBODY = f"{NOW:%y%m%d%H%M%S}ZZZZZZZZZZZZ"
@@ -138,6 +139,60 @@ async def test_a_failed_refund_is_asked_for_again_under_a_new_number(
 
     rows = await conn.fetch("select out_refund_no, amount_fen, state from refund order by 1")
     assert [tuple(row) for row in rows] == [(f"{order_no}_R1", 900, "closed"), (f"{order_no}_R2", 900, "asked")]
+
+
+async def test_an_abnormal_refund_is_given_up_and_its_money_settles(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), refund_asked(order_no), refund_told(order_no, 1, "ABNORMAL"))
+    anomaly = await only(desk)
+    assert anomaly["repairs"] == ["request_refund", "give_up_refund", "dismiss"]
+
+    wish = {"repair": "give_up_refund", "reason": "the shop has paid it out in cash", "version": 5}
+    seen = (await desk.post(f"/v1/anomalies/{anomaly['id']}/preview", json=wish)).json()
+    assert (seen["event"], seen["to"], seen["publishes"]) == ("refund_given_up", "shipped", [])
+    assert await conn.fetchval("select state from refund") == "abnormal"
+    await told(conn, tracked(order_no))
+    late = await act(desk, anomaly["id"], "give_up_refund", version=5)
+    assert late.json()["type"].endswith("/order-moved-on")
+    done = await act(desk, anomaly["id"], "give_up_refund", reason="paid out in cash")
+
+    assert done.status_code == 202
+    assert await conn.fetchval("select state from refund") == "closed"
+    row = await conn.fetchrow("select actor, detail->>'because' from order_log where event = 'refund_given_up'")
+    assert tuple(row) == ("ops:li", "paid out in cash")
+    assert await conn.fetchval("select refunding_fen from payment") == 0
+    await told(conn, confirmed(order_no), settled(order_no))
+    assert await status(conn, order_no) == "completed"
+
+
+async def test_a_refund_that_has_succeeded_meanwhile_is_not_given_up(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), refund_asked(order_no, 900), refund_told(order_no, 1, "ABNORMAL", amount_fen=900))
+    anomaly = await only(desk)
+    await told(conn, refund_told(order_no, amount_fen=900))
+
+    refused = await act(desk, anomaly["id"], "give_up_refund")
+
+    assert (refused.status_code, refused.json()["reason"]) == (409, "refund-not-stuck")
+    assert await conn.fetchval("select refunded_fen from payment") == 900
+
+
+async def test_a_refund_that_comes_through_after_it_was_given_up_stands_at_the_desk(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), refund_asked(order_no), refund_told(order_no, 1, "ABNORMAL"))
+    await act(desk, (await only(desk))["id"], "give_up_refund")
+
+    await told(conn, refund_told(order_no))
+
+    anomaly = await only(desk)
+    assert (anomaly["kind"], anomaly["money_fen"]) == ("refund_contradiction", AMOUNT)
+    assert await status(conn, order_no) == "paid"
 
 
 async def test_a_refused_settlement_is_asked_for_again(desk: httpx.AsyncClient, conn: asyncpg.Connection) -> None:

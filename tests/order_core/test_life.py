@@ -26,6 +26,7 @@ from order_core.orders import (
     Change,
     Closing,
     Dismiss,
+    GiveUpRefund,
     Incoming,
     Instruction,
     InstructionState,
@@ -167,6 +168,11 @@ class Life(RuleBasedStateMachine):
     def refund(self, share: int | None, n: str | None) -> None:
         self.tell(refund_asked(ORDER_NO, share, transaction=("wechat", n) if n else None, key=f"{next(_numbers)}"))
 
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        if self.asked:
+            self.tell(command(GiveUpRefund(data.draw(st.sampled_from(sorted(self.asked))), "nobody answers")))
+
     @rule(data=st.data(), word=st.sampled_from(WORDS))
     def channel_speaks(self, data: st.DataObject, word: str) -> None:
         if self.asked:
@@ -268,6 +274,7 @@ def everything() -> list[Incoming]:
         refund_asked(ORDER_NO, transaction=("wechat", "4200001")),
         close_asked(ORDER_NO),
         command(Resettle()),
+        command(GiveUpRefund(f"{ORDER_NO}_R1", "x")),
         command(Revive(paid(ORDER_NO).body)),  # type: ignore[arg-type]
         command(Dismiss("x", "y")),
         *(command(CatchUp(event)) for event in Event),
@@ -331,6 +338,7 @@ def _story(chance: random.Random, order_no: str) -> Iterator[list[Incoming]]:
         refund_asked(order_no, chance.choice([None, 4000]), key="2"),
         paid(order_no, second),
         refund_asked(order_no, transaction=("wechat", second), key="3"),
+        *(command(GiveUpRefund(f"{order_no}_R{n}", "nobody answers"), order_no) for n in (1, 2, 3)),
         *(
             settled(order_no, status, attempt=attempt, amount_fen=amount_fen)
             for status, attempt, amount_fen in product(SettlementStatus, (1, 2), (AMOUNT, AMOUNT - 900))

@@ -29,6 +29,7 @@ from .orders import (
     Change,
     Close,
     ConfirmReceipt,
+    GiveUpRefund,
     Incoming,
     Order,
     Parked,
@@ -41,7 +42,7 @@ from .timers import PATIENCE, Patience
 
 # Which parts of an order a decision about these needs. What is not needed is not read: this is the hot path.
 _ABOUT_PARCELS = (WaybillCreated, PickupDetected, ParcelTracked, RefundNotified)
-_ABOUT_REFUNDS = (RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, Revive, Resettle)
+_ABOUT_REFUNDS = (RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, GiveUpRefund, Revive, Resettle)
 _ABOUT_PAYMENTS = (*_ABOUT_REFUNDS, PaymentNotified, Close)
 _ABOUT_SETTLING = (SettlementResult, ConfirmReceipt, AskRefund, Resettle)
 _ABOUT_CLOSING = (Close, CloseResult)

@@ -28,6 +28,7 @@ from .orders import (
     Command,
     ConfirmReceipt,
     Dismiss,
+    GiveUpRefund,
     Incoming,
     Order,
     Outcome,
@@ -89,6 +90,8 @@ def _command(order: Order, cause: Incoming, body: Command, taken: Mapping[Transa
             return refunds.ask(order, cause, body) if owner == order.order_no else Refused(cause, "transaction-reused")
         case ReleaseRefund():
             return refunds.release(order, cause, body)
+        case GiveUpRefund():
+            return refunds.give_up(order, cause, body)
         case Revive():
             return _revive(order, cause, body.payment, taken)
         case CatchUp():

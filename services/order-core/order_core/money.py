@@ -32,7 +32,7 @@ class RefundState(StrEnum):
     ASKED = "asked"  # in: the channel is asked; out: the channel's word
     SUCCESS = "success"  # the customer has the money
     ABNORMAL = "abnormal"  # the channel has the money and cannot deliver it; it may still succeed
-    CLOSED = "closed"  # the channel has ended it; nothing was paid back
+    CLOSED = "closed"  # the channel has ended it, or a person an abnormal one; nothing was paid back
 
 
 @dataclass(frozen=True, slots=True)

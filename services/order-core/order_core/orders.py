@@ -115,6 +115,14 @@ class ReleaseRefund:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpRefund:
+    """The channel cannot deliver it, and nobody will try any longer: its money is the order's again."""
+
+    out_refund_no: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CatchUp:
     """What the couriers did while a refund that came to nothing kept the order from moving."""
 
@@ -141,8 +149,10 @@ class Dismiss:
     reason: str
 
 
-Command = Ship | ConfirmReceipt | Close | AskRefund | ReleaseRefund | CatchUp | Revive | Resettle | Dismiss
-COMMANDS = (Ship, ConfirmReceipt, Close, AskRefund, ReleaseRefund, CatchUp, Revive, Resettle, Dismiss)
+Command = (
+    Ship | ConfirmReceipt | Close | AskRefund | ReleaseRefund | GiveUpRefund | CatchUp | Revive | Resettle | Dismiss
+)
+COMMANDS = (Ship, ConfirmReceipt, Close, AskRefund, ReleaseRefund, GiveUpRefund, CatchUp, Revive, Resettle, Dismiss)
 
 Body = (
     PaymentNotified

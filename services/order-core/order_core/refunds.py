@@ -10,7 +10,19 @@ from orderloop.events import RefundNotified, RefundRequested
 
 from . import states
 from .money import Payment, Refund, RefundState, applied, going_back, left, may_become, refunded, with_refund
-from .orders import AskRefund, CatchUp, Change, Incoming, Order, Outcome, Parked, Refused, ReleaseRefund, changed
+from .orders import (
+    AskRefund,
+    CatchUp,
+    Change,
+    GiveUpRefund,
+    Incoming,
+    Order,
+    Outcome,
+    Parked,
+    Refused,
+    ReleaseRefund,
+    changed,
+)
 from .parcels import all_delivered
 from .states import Status
 
@@ -91,6 +103,21 @@ def told(order: Order, cause: Incoming, body: RefundNotified) -> Outcome:
     if said is RefundState.SUCCESS:
         return _succeeded(order, cause, payment, refund, after)
     return _failed(order, cause, payment, refund, after)
+
+
+def give_up(order: Order, cause: Incoming, body: GiveUpRefund) -> Outcome:
+    """A person ends what the channel holds and cannot deliver. Should it deliver after all, that is a contradiction."""
+    refund = next((r for r in order.refunds if r.out_refund_no == body.out_refund_no), None)
+    if refund is None or refund.state not in {RefundState.ABNORMAL, RefundState.CLOSED}:
+        return Refused(cause, "refund-not-stuck")
+    ended = replace(refund, state=RefundState.CLOSED)
+    return changed(
+        order,
+        cause,
+        states.Event.REFUND_GIVEN_UP,
+        after=replace(order, refunds=with_refund(order.refunds, ended)),
+        detail={**_detail(ended), "because": body.reason},
+    )
 
 
 def _succeeded(order: Order, cause: Incoming, payment: Payment, refund: Refund, after: Order) -> Outcome:

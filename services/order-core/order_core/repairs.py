@@ -11,7 +11,7 @@ import orjson
 from orderloop.errors import MalformedEvent
 from orderloop.events import BY_TOPIC, PaymentNotified
 
-from .orders import AskRefund, Body, Dismiss, Incoming, Resettle, Revive
+from .orders import AskRefund, Body, Dismiss, GiveUpRefund, Incoming, Resettle, Revive
 
 
 class Repair(StrEnum):
@@ -20,6 +20,7 @@ class Repair(StrEnum):
     REVIVE = "revive"  # the late payment counts after all
     APPLY_EVIDENCE = "apply_evidence"  # what the channel said when asked counts as its notice
     REQUEST_REFUND = "request_refund"
+    GIVE_UP_REFUND = "give_up_refund"  # what the channel cannot deliver is the order's money again
     RESETTLE = "resettle"
     DISMISS = "dismiss"  # with a reason
 
@@ -38,7 +39,7 @@ REPAIRS: Mapping[str, tuple[Repair, ...]] = {
     "predecessor_missing": (Repair.REPLAY,),
     "refund_not_requested": (Repair.REPLAY,),
     "refund_differs": (Repair.REPLAY,),
-    "refund_failed": (Repair.REQUEST_REFUND,),
+    "refund_failed": (Repair.REQUEST_REFUND, Repair.GIVE_UP_REFUND),
     "delivery_incomplete": (Repair.REQUEST_REFUND,),
     "parcel_returned": (Repair.REQUEST_REFUND,),
     "parcel_exhausted": (Repair.REQUEST_REFUND,),
@@ -111,6 +112,8 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
             return replace(command, event_id=f"{body.channel}:{body.transaction_id}:paid", body=body)
         case Repair.REQUEST_REFUND:
             return replace(command, body=_refund(anomaly, wish))
+        case Repair.GIVE_UP_REFUND:
+            return replace(command, body=GiveUpRefund(str(anomaly.evidence.get("out_refund_no")), wish.reason))
         case Repair.RESETTLE:
             return command
         case Repair.DISMISS:

@@ -48,6 +48,7 @@ class Event(StrEnum):
     PART_REFUND_REQUESTED = "part_refund_requested"
     PART_REFUND_SUCCEEDED = "part_refund_succeeded"
     PART_REFUND_FAILED = "part_refund_failed"
+    REFUND_GIVEN_UP = "refund_given_up"
     ANOMALY_DISMISSED = "anomaly_dismissed"
 
 
@@ -79,10 +80,12 @@ _RECORD = Record()
 _WAIT = Wait()
 
 # What never moves an order: part of its money going back, all of a superfluous payment's, a person's note at the desk.
+# Nor does giving up a refund: when the channel could not deliver it, the order went back to where it was.
 _ASIDE: Mapping[Event, Verdict] = {
     Event.PART_REFUND_REQUESTED: _RECORD,
     Event.PART_REFUND_SUCCEEDED: _RECORD,
     Event.PART_REFUND_FAILED: _RECORD,
+    Event.REFUND_GIVEN_UP: _RECORD,
     Event.ANOMALY_DISMISSED: _RECORD,
 }
 # The channels' answer to a close that no longer matters: it is closed already, or a payment has won.
