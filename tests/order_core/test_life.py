@@ -8,7 +8,6 @@ import itertools
 import random
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 
 import asyncpg
@@ -112,7 +111,7 @@ class Life(RuleBasedStateMachine):
                         applied=False,
                     )
                     if noted.transaction not in {p.transaction for p in self.order.payments}:
-                        self.order = replace(self.order, payments=(*self.order.payments, noted))
+                        self.order = self.order._replace(payments=(*self.order.payments, noted))
             case Waiting() | Refused():
                 pass
 
@@ -120,7 +119,7 @@ class Life(RuleBasedStateMachine):
         """Money that could not be applied stands beside its order."""
         if (body.channel, body.transaction_id) not in {p.transaction for p in self.order.payments}:
             noted = Payment(body.channel, body.transaction_id, body.mchid, body.amount_fen, body.currency, NOW, False)
-            self.order = replace(self.order, payments=(*self.order.payments, noted))
+            self.order = self.order._replace(payments=(*self.order.payments, noted))
 
     def hear(self, said: object) -> None:
         match said.__class__.__name__:
@@ -242,7 +241,7 @@ TestLife.settings = settings(max_examples=300, stateful_step_count=40, deadline=
 def orders() -> Iterator[Order]:
     """An order in every status, with every kind of thing hanging on it."""
     payment = Payment("wechat", "4200001", "1900000001", AMOUNT, "CNY", NOW, applied=True)
-    late = replace(payment, applied=False)
+    late = payment._replace(applied=False)
     for status, state, instructed in product(Status, RefundState, [None, *InstructionState]):
         is_paid = status not in {Status.PENDING, Status.CLOSED}
         yield Order(

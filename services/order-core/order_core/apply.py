@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from orderloop import inbox
@@ -108,7 +108,7 @@ async def _told_apart(conn: Connection, events: Sequence[Incoming]) -> tuple[Seq
         if mine is None or known.setdefault(event.key, mine) == mine:
             told.append(event)
         else:
-            reused.append(Parked(replace(event, event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
+            reused.append(Parked(event._replace(event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
     return told, reused
 
 
@@ -194,7 +194,7 @@ async def with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequ
     for name, by_order in found.items():
         for order_no, part in by_order.items():
             given[order_no][name] = part
-    return {n: replace(order, **given[n]) if n in given else order for n, order in orders.items()}  # type: ignore[arg-type]
+    return {n: order._replace(**given[n]) if n in given else order for n, order in orders.items()}  # type: ignore[arg-type]
 
 
 def _transactions(events: Iterable[Incoming]) -> set[Transaction]:

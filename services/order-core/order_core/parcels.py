@@ -1,8 +1,8 @@
 """The parcels of an order as order-core needs to know them: which there are, and whether all have arrived."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from orderloop.events import ParcelStatus, WaybillCreated
 
@@ -14,8 +14,7 @@ _FINAL = frozenset({ParcelStatus.DELIVERED, ParcelStatus.RETURNED})
 _OVER = frozenset({*_FINAL, ParcelStatus.EXHAUSTED})
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     express_code: str
     waybill_no: str
     shipment_id: str
@@ -49,7 +48,7 @@ def followed(
     parcel = parcels[key]
     if parcel.status in _FINAL or (at < parcel.at and status not in _FINAL):
         return parcels
-    return {**parcels, key: replace(parcel, status=status, at=at)}
+    return {**parcels, key: parcel._replace(status=status, at=at)}
 
 
 def all_delivered(parcels: Mapping[ParcelKey, Parcel]) -> bool:

@@ -53,7 +53,7 @@ def _request(order: Order, cause: Incoming, event: states.Event, instruction: In
         order,
         cause,
         event,
-        after=replace(order, instructions=_with(order, instruction)),
+        after=order._replace(instructions=_with(order, instruction)),
         detail={
             "instruction_id": instruction.instruction_id,
             "amount_fen": instruction.amount_fen,
@@ -85,7 +85,7 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         order,
         cause,
         event,
-        after=replace(order, instructions=_with(order, replace(instruction, state=state))),
+        after=order._replace(instructions=_with(order, replace(instruction, state=state))),
         detail=body.model_dump(mode="json", exclude={"order_no"}, exclude_none=True),
         anomaly=_needs_a_person(order, state, body),
         money_fen=body.amount_fen,

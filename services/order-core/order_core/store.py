@@ -79,8 +79,8 @@ async def payments(conn: Connection, order_nos: Collection[str]) -> dict[str, tu
     found: dict[str, tuple[Payment, ...]] = {}
     if order_nos:
         async for row in _sql.payments(conn, order_nos=list(order_nos)):
-            fields = (row[name] for name in Payment.__dataclass_fields__)
-            found[row["order_no"]] = (*found.get(row["order_no"], ()), Payment(*fields))
+            order_no, *fields = row
+            found[order_no] = (*found.get(order_no, ()), Payment(*fields))
     return found
 
 
