@@ -81,6 +81,8 @@ class Surroundings:
                 return common | {
                     "ORDERLOOP_REDIS_URL": self.backing.redis_url,
                     "ORDERLOOP_OUTBOX_RELAY": "external",
+                    "ORDERLOOP_HOLDS_BASE_URL": self.urls["payment-callback"],
+                    "ORDERLOOP_HOLDS_TOKEN": self.home.secret("operator"),
                 }
             case "logistics_poller":
                 return common | self._couriers()

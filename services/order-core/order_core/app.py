@@ -1,8 +1,11 @@
 """order-core's composition root: the only place that reads settings and names concrete classes."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
+import httpx
+import structlog
 from redis.asyncio import Redis
 
 from orderloop import health as checks
@@ -14,12 +17,16 @@ from orderloop.health import Health
 from orderloop.serve import Task, periodic, serve
 from orderloop.settings import PostgresSettings
 
-from . import consumers, http, timeouts
+from . import consumers, holds, http, metrics, timeouts
 from .dead_letters import Gatherer
 from .explain import Language, explain
 from .republish import republish
-from .settings import OrderCoreSettings
+from .settings import HoldsSettings, OrderCoreSettings
 from .timeline import timeline
+
+log = structlog.get_logger()
+
+_HOLDS_SECONDS = 60  # against three days that a callback is kept anyway
 
 
 async def explained(order_no: str, language: Language) -> str | None:
@@ -38,6 +45,20 @@ async def republished(since: datetime) -> int:
     settings = PostgresSettings()  # type: ignore[call-arg]
     async with postgres.pool(settings, application_name="order-core republish") as pool:
         return await republish(pool, since=since)
+
+
+@asynccontextmanager
+async def _payment_callback(settings: HoldsSettings) -> AsyncGenerator[httpx.AsyncClient | None]:
+    """Who holds callbacks for the desk; None, and said so, if nobody is named."""
+    metrics.CALLBACK_HOLDS_OFF.set(settings.base_url is None)
+    if settings.base_url is None or settings.token is None:
+        log.warning("callbacks that open anomalies cite will expire: ORDERLOOP_HOLDS_BASE_URL is not set")
+        yield None
+        return
+    headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
+    # The environment's proxies are not asked: the token goes to payment-callback and nowhere else.
+    async with httpx.AsyncClient(base_url=settings.base_url, headers=headers, timeout=10, trust_env=False) as client:
+        yield client
 
 
 async def run() -> None:
@@ -74,5 +95,9 @@ async def run() -> None:
         }
         if settings.outbox.relay == "embedded":
             tasks["relay"] = relay("order-core").run
+        if (payment_callback := await stack.enter_async_context(_payment_callback(settings.holds))) is not None:
+            tasks["holds"] = periodic(
+                "holds", lambda: holds.keep_in_line(pool, payment_callback), seconds=_HOLDS_SECONDS
+            )
         app = http.create(pool=pool, redis=redis, clock=clock, health=health, settings=settings.order)
         await serve(app, settings.http, tasks=tasks)

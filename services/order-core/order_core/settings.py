@@ -1,9 +1,9 @@
 """order-core's settings: the house's areas and its own."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 
 from orderloop.settings import (
     HttpSettings,
@@ -51,6 +51,23 @@ class OrderSettings(Settings):
         )
 
 
+class HoldsSettings(Settings):
+    """How payment-callback is asked to keep the callbacks that open anomalies cite."""
+
+    model_config = area("HOLDS")
+
+    base_url: str | None = Field(
+        None, description="payment-callback's address; unset: callbacks that open anomalies cite go after their days"
+    )
+    token: SecretStr | None = Field(None, description="payment-callback's operator token, set together with base_url")
+
+    @model_validator(mode="after")
+    def _may_ask(self) -> Self:
+        if (self.base_url is None) != (self.token is None):
+            raise ValueError("base_url and token belong together")
+        return self
+
+
 class OrderCoreSettings:
     """Everything `serve` needs, read from the environment once."""
 
@@ -61,3 +78,4 @@ class OrderCoreSettings:
         self.http = HttpSettings()  # type: ignore[call-arg]
         self.outbox = OutboxSettings()  # type: ignore[call-arg]
         self.order = OrderSettings()  # type: ignore[call-arg]
+        self.holds = HoldsSettings()  # type: ignore[call-arg]
