@@ -133,7 +133,7 @@ async def test_alipays_notices_are_answered_success_once_stored_and_are_one_fact
         (200, "success"),
         (200, "success"),
         (200, "success"),
-        (500, "fail"),
+        (422, "fail"),
         (400, "fail"),
     ]
     assert answers[0].headers["content-type"] == "text/plain"

@@ -21,7 +21,7 @@ from payment_callback.app import build
 from payment_callback.channels.wechat import WeChat
 from payment_callback.settings import CallbackSettings
 from tests.support.databases import Database
-from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, transaction
+from tests.support.wechat import ORDER_NO, SHAPES, TRANSACTION_ID, Sent, bent, combined, refund, send, transaction
 
 CALLBACK = "/v1/order/callback/wechat"
 OPERATOR = {"Authorization": "Bearer operator"}
@@ -168,6 +168,40 @@ async def test_a_refund_and_a_combined_payment_become_their_events(
     assert await outbox(conn) == ["wechat:T1:paid", "wechat:T2:paid", "wechat:50300001234567890123456789012:refunded"]
 
 
+@pytest.mark.parametrize("refunded_by", ["a refund's notice", "trade_state"])
+async def test_a_success_after_the_refund_is_the_same_payment_and_no_second_one(
+    service: Service, conn: asyncpg.Connection, keys: Keys, refunded_by: str
+) -> None:
+    later = refund() if refunded_by == "a refund's notice" else transaction(trade_state="REFUND")
+
+    for told in (transaction(), later, transaction(), later):
+        assert (await service.post(send(keys, told))).status_code == 204
+
+    staged = await outbox(conn)
+    assert staged.count(f"wechat:{TRANSACTION_ID}:paid") == 1
+    assert len(staged) == (2 if refunded_by == "a refund's notice" else 1)
+
+
+async def test_a_success_that_only_comes_after_the_refund_is_still_news(
+    service: Service, conn: asyncpg.Connection, keys: Keys
+) -> None:
+    for told in (transaction(trade_state="REFUND"), refund(), transaction()):
+        assert (await service.post(send(keys, told))).status_code == 204
+
+    assert (await outbox(conn))[-1] == f"wechat:{TRANSACTION_ID}:paid"
+
+
+async def test_a_refund_without_its_amount_is_taken_and_asked_about_once(
+    service: Service, conn: asyncpg.Connection, keys: Keys
+) -> None:
+    answers = [await service.post(send(keys, refund(amount=None))) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert await verdicts(conn) == [("accepted", None), ("duplicate", None)]
+    asked = await conn.fetch("select kind, key, order_no from errand")
+    assert [tuple(row) for row in asked] == [("refund_look", f"wechat:{TRANSACTION_ID}:R1", ORDER_NO)]
+
+
 async def test_what_becomes_no_event_is_logged_and_acknowledged(
     service: Service, conn: asyncpg.Connection, keys: Keys
 ) -> None:
@@ -277,7 +311,7 @@ async def test_a_refusal_says_nothing_changes_nothing_and_leaves_its_reason_in_t
     ("plain", "status", "reason"),
     [
         (transaction(mchid="1900000001"), 400, "wrong_merchant"),
-        ({"a_shape": "of tomorrow"}, 500, "not_understood"),
+        ({"a_shape": "of tomorrow"}, 422, "not_understood"),
     ],
 )
 async def test_what_is_authentic_but_not_usable_is_repeated_by_the_channel_until_we_learn(  # noqa: PLR0917
@@ -287,6 +321,19 @@ async def test_what_is_authentic_but_not_usable_is_repeated_by_the_channel_until
 
     assert answer.status_code == status
     assert await verdicts(conn) == [("refused", reason)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_no_authentic_notice_however_odd_is_answered_by_accident(
+    service: Service, conn: asyncpg.Connection, keys: Keys, shape: str
+) -> None:
+    """Taken, another merchant's, or not understood: each is a decision, and stands in the log."""
+    odd = [send(keys, content) for _, content in bent(SHAPES[shape])]
+
+    answers = await asyncio.gather(*(service.post(sent) for sent in odd))
+
+    assert {answer.status_code for answer in answers} <= {204, 400, 422}
+    assert await conn.fetchval("select count(*) from callback_log") == len(odd)
 
 
 async def test_64_kilobytes_are_the_limit(service: Service, conn: asyncpg.Connection, keys: Keys) -> None:
@@ -333,7 +380,7 @@ async def test_strangers_cannot_fill_the_log_and_do_not_keep_the_channel_out(
     unknown = await service.post(send(keys, {"a_shape": "of tomorrow"}))
 
     assert {answer.status_code for answer in refused} == {401}
-    assert unknown.status_code == 500
+    assert unknown.status_code == 422
     assert await conn.fetchval("select count(*) from callback_log where reason = 'bad_signature'") == 20
     assert await conn.fetchval("select count(*) from callback_log where reason = 'not_understood'") == 1
     assert (await service.post(sent)).status_code == 204

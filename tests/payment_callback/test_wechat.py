@@ -19,13 +19,42 @@ from wechatpayv3 import WeChatPay, WeChatPayType
 from orderloop.errors import Permanent
 from orderloop.events import PaymentNotified, RefundNotified
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, KeyMode, Keys, self_signed
-from payment_callback.channels import Reason, Refused, Shape
+from payment_callback.channels import Notice, Question, Reason, Refused, Shape
 from payment_callback.channels.wechat import WeChat
+from payment_callback.channels.wechat_content import Transaction, read
 from payment_callback.channels.wechat_keys import VerifyingKey, certificates, public_key
-from tests.support.wechat import ORDER_NO, TRANSACTION_ID, Sent, combined, refund, send, sign, transaction
+from tests.support.wechat import (
+    ORDER_NO,
+    SHAPES,
+    TRANSACTION_ID,
+    Sent,
+    bent,
+    combined,
+    refund,
+    send,
+    sign,
+    transaction,
+)
 
 NOW = datetime(2026, 11, 22, 9, 30, 20, tzinfo=UTC)
 AT = NOW.timestamp()
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+    max_leaves=5,
+)
+_PAID = {"out_trade_no", "transaction_id", "trade_state", "success_time", "amount", "currency", "mchid"}
+# What a notice cannot be understood without, or not in another form.
+NEEDED = {
+    "transaction": _PAID | {"appid", "total", "payer_total"},
+    "partner": _PAID - {"mchid"} | {"sp_mchid", "sp_appid", "total", "payer_total"},
+    "combined": _PAID
+    | {"combine_mchid", "combine_appid", "combine_out_trade_no", "sub_orders", "0", "total_amount", "payer_amount"},
+    "refund": {"mchid", "transaction_id", "out_trade_no", "refund_id", "out_refund_no", "refund_status"}
+    | {"success_time", "amount", "total", "refund"},
+    "profit_sharing": {"transaction_id", "order_id", "receiver"},
+    "echo": {"echo_message"},
+}
 
 
 def refusal(call: Callable[[], object]) -> Reason:
@@ -374,8 +403,13 @@ def test_an_amount_paid_wholly_by_coupons_is_zero_for_the_payer(channel: WeChat,
         transaction(transaction_id=None),
         transaction(transaction_id="4\0"),
         transaction(out_trade_no=7),
+        transaction(success_time="0001-01-01T00:00:00+08:00"),
+        transaction(appid=None),
         combined((ORDER_NO, "T1")) | {"sub_orders": None},
-        refund(amount=None),
+        combined((ORDER_NO, "T1")) | {"sub_orders": []},
+        refund(amount=7),
+        refund(refund_status="OF_TOMORROW"),
+        refund(out_refund_no=None),
     ],
 )
 def test_what_is_authentic_but_not_understood_is_refused_without_its_values(
@@ -435,17 +469,55 @@ def test_a_body_that_is_no_envelope_is_malformed(channel: WeChat, keys: Keys, bo
     assert refusal(lambda: channel.translate(body)) is Reason.MALFORMED
 
 
-@given(plain=st.dictionaries(st.sampled_from([*transaction(), *refund(), "sub_orders", "combine_out_trade_no"]),
-                             st.recursive(st.none() | st.booleans() | st.integers() | st.text() | st.floats(),
-                                          lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-                                          max_leaves=5)))  # fmt: skip
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("shape", SHAPES)
+@given(data=st.data())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_authentic_content_ends_in_anything_but_a_notice_or_a_refusal(
-    channel: WeChat, keys: Keys, plain: dict[str, Any]
+    channel: WeChat, keys: Keys, shape: str, data: st.DataObject
 ) -> None:
-    base = transaction()
+    plain = data.draw(st.sampled_from([content for _, content in bent(SHAPES[shape])]))
+    more = data.draw(st.dictionaries(st.sampled_from([*transaction(), *refund(), "sub_orders"]), ANYTHING, max_size=3))
+
     with suppress(Refused):
-        channel.translate(send(keys, base | plain).body)
+        channel.translate(send(keys, plain | more).body)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_field_that_no_order_needs_never_costs_a_notice(channel: WeChat, keys: Keys, shape: str) -> None:
+    """Every documented field may be of another form; what the facts are made of may not."""
+    whole = channel.translate(send(keys, SHAPES[shape]).body)
+
+    refused = {path for path, content in bent(SHAPES[shape]) if not _same(channel, keys, content, whole)}
+
+    assert {path.split(".")[-1] for path in refused} == NEEDED[shape]
+
+
+def _same(channel: WeChat, keys: Keys, content: dict[str, Any], whole: Notice) -> bool:
+    try:
+        return channel.translate(send(keys, content).body) == whole
+    except Refused:
+        return False
+
+
+def test_what_is_not_documented_is_kept_at_every_depth() -> None:
+    content = read(transaction(new="1", payer={"openid": "o", "level": 3}, amount={"total": 1, "tax": 2}))
+
+    assert isinstance(content, Transaction)
+    assert content.model_extra == {"new": "1"}
+    assert content.payer.model_extra == {"level": 3}
+    assert content.amount is not None
+    assert content.amount.model_extra == {"tax": 2}
+
+
+@pytest.mark.parametrize("amount", [None, {}, {"refund": 100}, {"total": 9900}, "absent"])
+def test_a_refund_that_does_not_say_how_much_is_asked_about(channel: WeChat, keys: Keys, amount: object) -> None:
+    plain = refund(amount=amount)
+    if amount == "absent":
+        del plain["amount"]
+
+    notice = channel.translate(send(keys, plain).body)
+
+    assert (notice.facts, notice.questions) == ((), (Question("wechat", ORDER_NO, TRANSACTION_ID, "R1"),))
 
 
 def test_short_or_missing_keys_stop_the_start(keys: Keys) -> None:

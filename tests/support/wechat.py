@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,64 @@ def combined(*orders: tuple[str, str]) -> dict[str, Any]:
             for out_trade_no, transaction_id in orders
         ],
     }
+
+
+def _partner() -> dict[str, Any]:
+    own = {name: value for name, value in transaction().items() if name not in {"mchid", "appid"}}
+    provider = {"sp_mchid": MCHID, "sp_appid": APPID, "sub_mchid": "1900000109", "sub_appid": "wx1"}
+    return own | provider | {"payer": {"sp_openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o", "sub_openid": "o2"}}
+
+
+_PROMOTION = {
+    "coupon_id": "109519",
+    "name": "单品惠-6",
+    "scope": "SINGLE",
+    "type": "CASH",
+    "amount": 100,
+    "stock_id": "931386",
+    "wechatpay_contribute": 100,
+    "merchant_contribute": 0,
+    "other_contribute": 0,
+    "currency": "CNY",
+    "goods_detail": [
+        {"goods_id": "M1006", "quantity": 1, "unit_price": 100, "discount_amount": 1, "goods_remark": "商品备注"}
+    ],
+}
+# A notice of every kind with every documented field, by its name.
+SHAPES: dict[str, dict[str, Any]] = {
+    "transaction": transaction(scene_info={"device_id": "013467007045764"}, promotion_detail=[_PROMOTION]),
+    "partner": _partner(),
+    "combined": combined((ORDER_NO, "T1")),
+    "refund": refund(),
+    "profit_sharing": {
+        "mchid": MCHID,
+        "transaction_id": TRANSACTION_ID,
+        "order_id": "3008450740201411110007820472",
+        "out_order_no": "P1",
+        "receiver": {"type": "MERCHANT_ID", "account": "190001001", "amount": 888, "description": "分账"},
+        "success_time": "2026-11-22T17:30:15+08:00",
+    },
+    "echo": {"echo_message": "hello", "encrypt_echo_message": "x"},
+}
+_ODD = (None, True, -1, 10**30, 0.5, "", "\0", "x" * 70, "9999-12-31T23:59:59-14:00", [], [None], {}, {"total": None})
+
+
+def bent(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same content with one field missing or of another form: (which one, the content)."""
+    fields = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, value in fields:
+        place = f"{path}.{name}".lstrip(".")
+        rest = [one for one in fields if one[0] != name]
+        if isinstance(content, dict):
+            yield place, dict(rest)
+        changed = [(odd, place) for odd in _ODD if odd != value]
+        if isinstance(value, dict | list) and value:
+            changed += [(inner, deeper) for deeper, inner in bent(value, place)]
+        for odd, where in changed:
+            if isinstance(content, dict):
+                yield where, content | {name: odd}
+            else:
+                yield where, [odd if number == name else one for number, one in enumerate(content)]
 
 
 def send(

@@ -60,7 +60,7 @@ def describe(app: FastAPI, channels: Iterable[Channel]) -> None:
             "405": "Not a POST",
             "413": "Larger than 64 KB",
             "415": "Not the channel's content type",
-            "500": "Authentic but not understood yet: the channel shall repeat it",
+            "422": "Authentic but not understood yet: the channel shall repeat it",
             "503": "Not stored: the channel shall repeat it",
         }
         paths[f"/v1/order/callback/{channel.name}"] = {

@@ -34,8 +34,9 @@ _STATUS = {
     Reason.MALFORMED: 400,
     Reason.UNDECRYPTABLE: 400,
     Reason.WRONG_MERCHANT: 400,
-    # authentic, and our lack of understanding: the channel tells us again for a day, time enough to learn
-    Reason.NOT_UNDERSTOOD: 500,
+    # Authentic, and our lack of understanding: the channel tells us again for a day, time enough to learn. Not a 500:
+    # those are for what nobody has thought of.
+    Reason.NOT_UNDERSTOOD: 422,
 }
 
 # Only the channel itself can cause these: they are always logged, whatever strangers have spent.

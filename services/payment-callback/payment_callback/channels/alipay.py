@@ -128,8 +128,8 @@ def signed_string(fields: Mapping[bytes, bytes], *, keep_empty: bool) -> bytes:
 def moment(text: str) -> datetime:
     """`yyyy-MM-dd HH:mm:ss`, with or without a fraction, in Beijing. Raises ValueError."""
     read = datetime.fromisoformat(text)
-    if read.tzinfo is not None:
-        raise ValueError("the channel's times have no offset")
+    if read.tzinfo is not None or not 2000 <= read.year < 2200:
+        raise ValueError("the channel's times have no offset, and are of today")
     return read.replace(tzinfo=BEIJING)
 
 

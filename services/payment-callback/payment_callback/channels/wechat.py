@@ -1,12 +1,12 @@
-"""WeChat Pay V3 notifications: signature, AEAD, and what they mean. Pure.
+"""WeChat Pay V3 notifications: who signed them, and what is sealed in them. Pure.
 
 Sources: WXDOC build-verify-sign-src and 4012154180 (keys), wechatpay-go @6dbd7ce (order of the checks, clock window),
-wechatpay-skills @15f40d0 (probes, shapes), webhook pages of wechatpay-im @35a35c5 (fields).
+wechatpay-skills @15f40d0 (probes).
 """
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -16,20 +16,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import ValidationError
 
 from orderloop.errors import Permanent
-from orderloop.events import PaymentNotified, RefundNotified
-from orderloop.ids import is_order_no
 
 from . import signing
-from .channel import Answer, Fact, Notice, Reason, Refused, Shape, paid, refunded
+from .channel import Answer, Notice, Reason, Refused
+from .wechat_content import read
 from .wechat_keys import VerifyingKey, canonical, certificate, fingerprint
-
-NAME = "wechat"
+from .wechat_meaning import NAME, Merchant, meaning
 
 _SIGNATURE_TYPE = "WECHATPAY2-SHA256-RSA2048"
 _PROBE = "WECHATPAY/SIGNTEST/"
 _WINDOW_SECONDS = 300  # exclusive, as in the channel's own library
 _APIV3_KEY_BYTES = 32
 _NONCE_BYTES = 12
+_MOST_FAULTS = 5  # named in a refusal's detail
 
 # Stands in for a key that is not known: its numbers are nobody's, and checking against it takes as long.
 _NOBODYS = rsa.RSAPublicNumbers(65537, (1 << 2047) + 1)
@@ -60,19 +59,11 @@ class WeChat:
         """`keys` by serial, as `wechat_keys` reads them. Raises Permanent for unusable keys."""
         if len(apiv3_key) != _APIV3_KEY_BYTES:
             raise Permanent(f"the APIv3 key has {len(apiv3_key)} bytes, not {_APIV3_KEY_BYTES}")
-        self._mchid = mchid
-        self._appids = frozenset(appids)
+        self._merchant = Merchant(mchid, frozenset(appids))
         self._aead = AESGCM(apiv3_key)
         self._configured = _long_enough(keys)
         self._keys: Mapping[str, VerifyingKey] = self._configured
         self._decoy = VerifyingKey(_NOBODYS.public_key())
-        self._readers: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], Notice]], ...] = (
-            (lambda plain: "combine_out_trade_no" in plain and "sub_orders" in plain, self._combined),
-            (lambda plain: "refund_status" in plain, self._refund),
-            (lambda plain: "receiver" in plain and "order_id" in plain, self._profit_sharing),
-            (lambda plain: "echo_message" in plain, self._echo),
-            (lambda plain: "trade_state" in plain, self._transaction),
-        )
 
     @property
     def keys(self) -> Mapping[str, VerifyingKey]:
@@ -144,14 +135,11 @@ class WeChat:
             raise Refused(Reason.UNKNOWN_SERIAL)
 
     def translate(self, body: bytes) -> Notice:
-        plain = self._open(_object(body))
-        for fits, read in self._readers:
-            if fits(plain):
-                try:
-                    return read(plain)
-                except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
-                    raise Refused(Reason.NOT_UNDERSTOOD, _fault(error)) from None
-        raise Refused(Reason.NOT_UNDERSTOOD, "unknown shape")
+        plain = self.decrypt(body)
+        try:
+            return meaning(read(plain), self._merchant)
+        except ValueError as error:
+            raise Refused(Reason.NOT_UNDERSTOOD, _fault(error)) from None
 
     def stored(self) -> Answer:
         return Answer(204)
@@ -161,10 +149,7 @@ class WeChat:
 
     def decrypt(self, body: bytes) -> dict[str, Any]:
         """The plaintext of a notice's resource. Raises Refused."""
-        return self._open(_object(body))
-
-    def _open(self, envelope: Mapping[str, Any]) -> dict[str, Any]:
-        return _object(self._unseal(envelope.get("resource")))
+        return _object(self._unseal(_object(body).get("resource")))
 
     def _unseal(self, resource: Any) -> bytes:
         if not isinstance(resource, dict) or resource.get("algorithm") != "AEAD_AES_256_GCM":
@@ -181,82 +166,6 @@ class WeChat:
             return self._aead.decrypt(nonce, ciphertext, associated_data)
         except InvalidTag:
             raise Refused(Reason.UNDECRYPTABLE) from None
-
-    def _transaction(self, plain: Mapping[str, Any]) -> Notice:
-        mchid = self._own(plain, "")
-        amount = plain["amount"]
-        return self._payments(
-            Shape.TRANSACTION,
-            [(plain, mchid, amount["total"], _or(amount.get("payer_total"), amount["total"]))],
-        )
-
-    def _combined(self, plain: Mapping[str, Any]) -> Notice:
-        """All sub-orders succeed or fail together, but each is an order of its own."""
-        self._own(plain, "combine_")
-        orders: list[tuple[Mapping[str, Any], str, int, int]] = []
-        for sub in plain["sub_orders"]:
-            amount = sub["amount"]
-            paid = _or(amount.get("payer_amount"), amount["total_amount"])
-            orders.append((sub, sub["mchid"], amount["total_amount"], paid))
-        return self._payments(Shape.COMBINED, orders)
-
-    def _payments(self, shape: Shape, orders: list[tuple[Mapping[str, Any], str, int, int]]) -> Notice:
-        facts: list[Fact] = []
-        remarks: list[str] = []
-        for order, mchid, total, payer_total in orders:
-            if order["trade_state"] != "SUCCESS":
-                remarks.append("trade_state is not SUCCESS")
-            elif not is_order_no(order["out_trade_no"]):
-                remarks.append("out_trade_no is not one of ours")
-            else:
-                facts.append(_paid(order, mchid, total, payer_total))
-        return Notice(
-            shape,
-            order_nos=tuple(_text(order["out_trade_no"]) for order, *_ in orders),
-            transaction_ids=tuple(_text(order["transaction_id"]) for order, *_ in orders),
-            facts=tuple(facts),
-            remark="; ".join(remarks),
-        )
-
-    def _refund(self, plain: Mapping[str, Any]) -> Notice:
-        # A refund names no appid; a partner's names sp_mchid, and one real notice named neither.
-        said = plain.get("mchid", plain.get("sp_mchid", self._mchid))
-        if said != self._mchid:
-            raise Refused(Reason.WRONG_MERCHANT, "mchid")
-        order_no, transaction_id = _text(plain["out_trade_no"]), _text(plain["transaction_id"])
-        if not is_order_no(order_no):
-            remark = "out_trade_no is not one of ours"
-            return Notice(Shape.REFUND, (order_no,), (transaction_id,), remark=remark)
-        finished_at = _time(plain["success_time"]) if "success_time" in plain else None
-        event = RefundNotified(
-            order_no=order_no,
-            channel=NAME,
-            transaction_id=transaction_id,
-            refund_id=_text(plain["refund_id"]),
-            out_refund_no=_text(plain["out_refund_no"]),
-            refund_status=plain["refund_status"],
-            refund_fen=plain["amount"]["refund"],
-            total_fen=plain["amount"]["total"],
-            finished_at=finished_at,
-        )
-        return Notice(Shape.REFUND, (order_no,), (transaction_id,), (refunded(event),))
-
-    def _profit_sharing(self, plain: Mapping[str, Any]) -> Notice:
-        # Told to receivers of a split; what we ourselves split is asked for by settlement.
-        return Notice(Shape.PROFIT_SHARING, (), (_text(plain["transaction_id"]),), remark="logged only")
-
-    def _echo(self, _plain: Mapping[str, Any]) -> Notice:
-        return Notice(Shape.ECHO, (), (), remark="logged only")
-
-    def _own(self, plain: Mapping[str, Any], prefix: str) -> str:
-        """The merchant that was paid. Raises Refused unless it is the one this service stands for."""
-        partner = "" if prefix or "mchid" in plain else "sp_"
-        mchid, appid = plain[f"{prefix}{partner}mchid"], plain[f"{prefix}{partner}appid"]
-        if mchid != self._mchid:
-            raise Refused(Reason.WRONG_MERCHANT, "mchid")
-        if appid not in self._appids:
-            raise Refused(Reason.WRONG_MERCHANT, "appid")
-        return self._mchid
 
 
 def _long_enough(keys: Mapping[str, VerifyingKey]) -> dict[str, VerifyingKey]:
@@ -275,43 +184,8 @@ def _object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _paid(order: Mapping[str, Any], mchid: str, total: int, payer_total: int) -> Fact:
-    event = PaymentNotified(
-        order_no=order["out_trade_no"],
-        channel=NAME,
-        mchid=mchid,
-        transaction_id=_text(order["transaction_id"]),
-        trade_state=order["trade_state"],
-        amount_fen=total,
-        payer_total_fen=payer_total,
-        currency=order["amount"].get("currency", "CNY"),
-        paid_at=_time(order["success_time"]),
-        source="callback",
-    )
-    return paid(event)
-
-
-def _time(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.utcoffset() is None or abs(moment.utcoffset() or timedelta()) > timedelta(hours=14):
-        raise ValueError("a time without an offset")
-    return moment
-
-
-def _or(payer_total: int | None, total: int) -> int:
-    """What the payer paid; the channel leaves it out where no coupon was involved. 0 is an amount."""
-    return total if payer_total is None else payer_total
-
-
-def _text(value: object) -> str:
-    """An identifier of the channel: at most 32 characters today, 64 in its own schema for refunds."""
-    if not isinstance(value, str) or "\0" in value or len(value) > 64:
-        raise TypeError("not an identifier")
-    return value
-
-
-def _fault(error: Exception) -> str:
-    """Where a notice went wrong, without its values."""
+def _fault(error: ValueError) -> str:
+    """Where a notice went wrong, without its values: every other message is our own."""
     if isinstance(error, ValidationError):
-        return ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['type']}" for e in error.errors())
-    return f"field {error}" if isinstance(error, KeyError) else type(error).__name__
+        return ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['type']}" for e in error.errors()[:_MOST_FAULTS])
+    return str(error)
