@@ -276,6 +276,18 @@ async def test_a_notice_that_only_hints_at_a_refund_is_asked_for_the_single_amou
     assert told == {f"alipay:{number}:WEB1:refunded": 100, f"alipay:{number}:WEB2:refunded": 250}
 
 
+async def test_a_refunds_notice_without_an_amount_is_asked_for_it_under_the_notices_own_id(
+    desk: Desk, wechat: SimulatorProcess
+) -> None:
+    number = wechat.tell("/sim/pay", out_trade_no=ORDER_NO, amount_fen=9900)["transaction"]["transaction_id"]
+    refund = wechat.tell("/sim/refund", out_trade_no=ORDER_NO, out_refund_no="WEB1", refund_fen=100)["refund"]
+    await desk.ask(errand_store.refund_look(Question("wechat", ORDER_NO, number, "WEB1"), NOW, None))
+
+    await desk.work()
+
+    assert (await desk.heard(f"wechat:{refund['refund_id']}:refunded"))["refund_fen"] == 100
+
+
 async def test_a_leased_errand_is_nobody_elses_and_a_finished_one_is_finished(desk: Desk) -> None:
     await desk.close()
 

@@ -10,7 +10,16 @@ import pytest_asyncio
 
 from orderloop_lab.simulators import alipay_keys
 from orderloop_lab.simulators.wechat_keys import MCHID, Keys
-from payment_callback.gateways import Closed, Gateway, GatewayRefuses, GatewaySilent, Paid, RefundAsked, RefundState
+from payment_callback.gateways import (
+    Closed,
+    Gateway,
+    GatewayRefuses,
+    GatewaySilent,
+    Paid,
+    RefundAsked,
+    RefundState,
+    Unpaid,
+)
 from payment_callback.gateways.alipay import read_answer
 from tests.support.merchant import alipay_gateway, simulator, wechat_gateway
 from tests.support.simulator import SimulatorProcess
@@ -236,6 +245,59 @@ async def test_a_combined_order_is_found_where_the_ordinary_query_knows_nothing(
     assert isinstance(ordinary.standing, Closed)
     assert isinstance(combined.standing, Paid)
     assert combined.standing.amount_fen == 88
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "partner", "combined"])
+async def test_an_unpaid_order_of_every_kind_is_closed_where_it_belongs(
+    wechat: SimulatorProcess, client: httpx.AsyncClient, keys: Keys, kind: str
+) -> None:
+    order_no = f"261122093021{kind.upper():A<12.12}"
+    wechat.tell("/sim/prepay", out_trade_no=order_no, amount_fen=88, combined=kind == "combined")
+    gateway = wechat_gateway(
+        client,
+        wechat.url,
+        keys,
+        sub_mchid="1900000109" if kind == "partner" else None,
+        combined=kind == "combined",
+    )
+    before = await gateway.look(order_no)
+
+    await gateway.close(order_no)
+
+    assert isinstance(before.standing, Unpaid)
+    assert isinstance((await gateway.look(order_no)).standing, Closed)
+    assert wechat.http.post("/sim/pay", json={"out_trade_no": order_no, "amount_fen": 88}).status_code == 409
+
+
+async def test_a_paid_combined_order_is_not_closed(
+    wechat: SimulatorProcess, client: httpx.AsyncClient, keys: Keys
+) -> None:
+    order_no = "261122093022ABCDEFGH1234"
+    wechat.tell("/sim/pay", out_trade_no=order_no, amount_fen=88, combined=True)
+
+    with pytest.raises(GatewayRefuses, match="ORDERPAID"):
+        await wechat_gateway(client, wechat.url, keys, combined=True).close(order_no)
+
+
+@pytest.mark.parametrize("kind", ["partner", "combined"])
+async def test_money_goes_back_for_orders_of_every_kind(
+    wechat: SimulatorProcess, client: httpx.AsyncClient, keys: Keys, kind: str
+) -> None:
+    order_no = f"261122093023{kind.upper():A<12.12}"
+    paid = wechat.tell("/sim/pay", out_trade_no=order_no, amount_fen=88, combined=kind == "combined")
+    gateway = wechat_gateway(
+        client,
+        wechat.url,
+        keys,
+        sub_mchid="1900000109" if kind == "partner" else None,
+        combined=kind == "combined",
+    )
+    wish = RefundAsked(order_no, paid["transaction"]["transaction_id"], f"R{order_no}", 8, 88, "r")
+
+    first, second = await gateway.refund(wish), await gateway.look_at_refund(wish)
+
+    assert (first.refund_fen, second.refund_fen, second.total_fen) == (8, 8, 88)
+    assert isinstance((await gateway.look(order_no)).standing, Paid)
 
 
 @pytest.mark.parametrize(

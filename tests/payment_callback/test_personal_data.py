@@ -94,7 +94,7 @@ async def test_no_log_trace_metric_event_or_page_shows_the_payer(
     captured = capfd.readouterr()
     shown["log"] = captured.out + captured.err
 
-    assert answers == [204, 204, 401, 204, 204, 500, 204, 401, 200, 500, 503]
+    assert answers == [204, 204, 401, 204, 204, 422, 204, 401, 200, 422, 503]
     assert "store callbacks" in shown["traces"]
     assert "callback not stored" in shown["log"]
     for where, text in shown.items():

@@ -89,6 +89,7 @@ class WeChatPay:
         }
         if not self._ledger.add("prepaid", order.out_trade_no, waiting):
             return refusal(409, "OUT_TRADE_NO_USED", "商户订单号重复")
+        self._note_combined(order)
         return JSONResponse({}, 201)
 
     async def pay(self, request: Request) -> Response:
@@ -117,10 +118,13 @@ class WeChatPay:
         }
         if not self._ledger.add("transaction", order.out_trade_no, transaction):
             return refusal(409, "ORDERPAID", "该订单已支付")
-        if order.combined:
-            self._ledger.put("combined", order.out_trade_no, {"combine_out_trade_no": order.out_trade_no})
+        self._note_combined(order)
         notice = self._notify(order, "TRANSACTION.SUCCESS", "transaction", "支付成功", transaction)
         return JSONResponse({"transaction": transaction, "notice_id": notice["notice_id"]}, 201)
+
+    def _note_combined(self, order: PayRequest) -> None:
+        if order.combined:
+            self._ledger.put("combined", order.out_trade_no, {"combine_out_trade_no": order.out_trade_no})
 
     async def refund(self, request: Request) -> Response:
         asked = RefundRequest.model_validate_json(await request.body())

@@ -59,7 +59,8 @@ class Api:
             Route(f"/v3/pay/partner/{_ORDER}", self._on("query", self._partner_query)),
             Route(f"/v3/combine-{_ORDER}", self._on("query", self._combined_query)),
             Route(f"/v3/pay/{_ORDER}/close", self._on("close", self._close), methods=["POST"]),
-            Route(f"/v3/pay/partner/{_ORDER}/close", self._on("close", self._close), methods=["POST"]),
+            Route(f"/v3/pay/partner/{_ORDER}/close", self._on("close", self._partner_close), methods=["POST"]),
+            Route(f"/v3/combine-{_ORDER}/close", self._on("close", self._combined_close), methods=["POST"]),
             Route("/v3/refund/domestic/refunds", self._on("refund", self._refund), methods=["POST"]),
             Route("/v3/refund/domestic/refunds/{out_refund_no}", self._on("refund_query", self._refund_query)),
             Route("/v3/certificates", self._on("certificates", self._list_certificates)),
@@ -172,15 +173,9 @@ class Api:
         known = self._known(order_no)
         if known is None or not self._ledger.get("combined", order_no):
             return _not_there("ORDER_NOT_EXIST")
-        amount = known["amount"]
-        sub = known | {
-            "amount": {
-                "total_amount": amount["total"],
-                "payer_amount": amount["payer_total"],
-                "currency": amount["currency"],
-                "payer_currency": amount["payer_currency"],
-            }
-        }
+        amount = dict(known["amount"])
+        sub_amount = {"total_amount": amount.pop("total"), "payer_amount": amount.pop("payer_total", None)}
+        sub = known | {"amount": {**sub_amount, **amount}}
         return 200, {
             "combine_appid": APPID,
             "combine_mchid": MCHID,
@@ -192,8 +187,30 @@ class Api:
         """A paid order, or one that only waits to be paid."""
         return self._ledger.get("transaction", order_no) or self._ledger.get("prepaid", order_no)
 
-    def _close(self, request: Request, _: bytes) -> Said:
+    def _close(self, request: Request, body: bytes) -> Said:
         order_no = request.path_params["out_trade_no"]
+        if json.loads(body) != {"mchid": MCHID} or self._ledger.get("combined", order_no):
+            return _not_there("ORDER_NOT_EXIST")
+        return self._closed(order_no)
+
+    def _partner_close(self, request: Request, body: bytes) -> Said:
+        said = json.loads(body)
+        if said.keys() != {"sp_mchid", "sub_mchid"} or said["sp_mchid"] != MCHID:
+            return 400, {"code": "PARAM_ERROR", "message": "sp_mchid 或 sub_mchid 有误"}
+        return self._closed(request.path_params["out_trade_no"])
+
+    def _combined_close(self, request: Request, body: bytes) -> Said:
+        order_no = request.path_params["out_trade_no"]
+        if not self._ledger.get("combined", order_no):
+            return _not_there("ORDER_NOT_EXIST")
+        if json.loads(body) != {
+            "combine_appid": APPID,
+            "sub_orders": [{"mchid": MCHID, "out_trade_no": order_no}],
+        }:
+            return 400, {"code": "PARAM_ERROR", "message": "combine_appid 或 sub_orders 有误"}
+        return self._closed(order_no)
+
+    def _closed(self, order_no: str) -> Said:
         if self._ledger.get("transaction", order_no) is not None:
             return 400, {"code": "ORDERPAID", "message": "该订单已支付"}
         waiting = self._ledger.get("prepaid", order_no)

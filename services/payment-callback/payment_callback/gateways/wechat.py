@@ -1,7 +1,7 @@
 """WeChat Pay V3's API: signed requests, verified answers.
 
 Sources: WXDOC build-verify-sign-src (five lines are signed), wechatpay-go @6dbd7ce services/payments, refunddomestic
-(paths, fields), wechatpay-php#139 (answers can be probes, too).
+(paths, fields), wechatpayv3 combine_close (closing combined orders), wechatpay-php#139 (answers can be probes, too).
 """
 
 import base64
@@ -44,6 +44,7 @@ _NOT_THERE = frozenset({"ORDER_NOT_EXIST", "RESOURCE_NOT_EXISTS"})
 _PUBLIC = ("mchid", "appid", "sp_mchid", "sp_appid", "sub_mchid", "out_trade_no", "transaction_id", "trade_type",
            "trade_state", "success_time", "amount")  # fmt: skip
 
+_SUB_ORDER = ("mchid", "sub_mchid", "out_trade_no")  # what names one when it is closed
 
 Judged = TypeVar("Judged")
 
@@ -87,7 +88,12 @@ class WeChatGateway:
         return self._trade(order_no, said, heard)
 
     async def close(self, order_no: str) -> None:
-        await self._ask("POST", f"{self._order(order_no)}/close", self._payee())
+        try:
+            await self._ask("POST", f"{self._order(order_no)}/close", self._payee())
+        except GatewayRefuses as refusal:
+            if refusal.code not in _NOT_THERE or not self._merchant.combined:
+                raise
+            await self._close_combined(order_no)
 
     async def refund(self, asked: RefundAsked) -> Refund:
         wish: dict[str, Any] = {
@@ -131,18 +137,29 @@ class WeChatGateway:
         return pems
 
     async def _look_combined(self, order_no: str) -> Trade:
-        """A combined order is unknown to the ordinary query; its sub-orders succeed or fail together."""
+        """A combined order is unknown to the ordinary query."""
         try:
-            heard, said = await self._ask("GET", f"/v3/combine-transactions/out-trade-no/{quote(order_no, safe='')}")
+            heard, subs = await self._sub_orders(order_no)
         except GatewayRefuses as refusal:
             if refusal.code not in _NOT_THERE:
                 raise GatewaySilent(str(refusal)) from None
             return self._not_there(refusal.code)
-        subs: Any = said.get("sub_orders")
-        for sub in subs if isinstance(subs, list) else []:
-            if isinstance(sub, dict) and sub.get("out_trade_no") == order_no:
+        for sub in subs:
+            if sub.get("out_trade_no") == order_no:
                 return self._trade(order_no, sub, heard)
         raise GatewaySilent("a combined answer without the order")
+
+    async def _close_combined(self, order_no: str) -> None:
+        """All of its sub-orders: they are paid together or not at all, so one alone could not stay open either."""
+        _, subs = await self._sub_orders(order_no)
+        closed = [{name: sub[name] for name in _SUB_ORDER if name in sub} for sub in subs]
+        wish = {"combine_appid": self._merchant.appid, "sub_orders": closed}
+        await self._ask("POST", f"{_combined(order_no)}/close", wish)
+
+    async def _sub_orders(self, order_no: str) -> tuple[Heard, list[dict[str, Any]]]:
+        heard, said = await self._ask("GET", _combined(order_no))
+        subs = said.get("sub_orders")
+        return heard, [sub for sub in subs if isinstance(sub, dict)] if isinstance(subs, list) else []
 
     def _trade(self, order_no: str, said: Mapping[str, Any], heard: Heard) -> Trade:
         try:
@@ -161,7 +178,7 @@ class WeChatGateway:
                 payer = amount.get("payer_total", amount.get("payer_amount"))
                 return Paid(
                     transaction_id=str(said["transaction_id"]),
-                    mchid=self._merchant.mchid,
+                    mchid=str(said.get("mchid") or self._merchant.mchid),  # a sub-order's is its own
                     amount_fen=total,
                     payer_total_fen=total if payer is None else int(payer),
                     currency=str(amount.get("currency", "CNY")),
@@ -251,6 +268,10 @@ class WeChatGateway:
             f'WECHATPAY2-SHA256-RSA2048 mchid="{self._merchant.mchid}",nonce_str="{nonce}",timestamp="{timestamp}",'
             f'serial_no="{self._merchant.serial}",signature="{signature}"'
         )
+
+
+def _combined(order_no: str) -> str:
+    return f"/v3/combine-transactions/out-trade-no/{quote(order_no, safe='')}"
 
 
 def _refund(asked: RefundAsked, said: Mapping[str, Any]) -> Refund:
