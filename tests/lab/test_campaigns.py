@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from orderloop_lab.campaigns import CAMPAIGNS, main
+from orderloop_lab.campaigns import CAMPAIGNS, crash_plan, main
+from orderloop_lab.campaigns.crash_lives import KINDS
 from orderloop_lab.campaigns.payments_books import Books, Order
 from orderloop_lab.campaigns.payments_plan import FAILPOINTS, Plan, plan
 from orderloop_lab.errors import LabError
@@ -114,6 +115,28 @@ def test_whatever_is_wrong_is_named() -> None:
     }
     for sentence, wrong in cases.items():
         assert any(sentence in found for found in wrong.violations(planned)), sentence
+
+
+def test_a_crash_run_is_a_function_of_its_seed_and_consecutive_seeds_go_through_every_trouble() -> None:
+    assert crash_plan.plan(7).digest == crash_plan.plan(7).digest != crash_plan.plan(7 + len(crash_plan.MATRIX)).digest
+
+    faults = [crash_plan.plan(seed).fault for seed in range(len(crash_plan.MATRIX))]
+
+    assert {fault.trouble for fault in faults} == set(crash_plan.Trouble)
+    assert Counter(fault.failpoint for fault in faults if fault.failpoint) == dict.fromkeys(
+        (*crash_plan.CORE, *crash_plan.RELAY), 3
+    )
+
+
+def test_a_crash_run_tells_every_kind_of_life_in_disorder_and_with_repeats() -> None:
+    planned = crash_plan.plan(1)
+    told = Counter(one for chunk in planned.early for one in chunk)
+
+    assert len({life.name for life in planned.lives}) == len(KINDS) + 1
+    assert set(told) == {(n, m) for n, life in enumerate(planned.lives) for m in range(len(life.early))}
+    assert sum(told.values()) > 1.3 * len(told)
+    first = [one for chunk in planned.early for one in chunk]
+    assert any(first.index((n, 0)) > first.index((n, 1)) for n, life in enumerate(planned.lives) if len(life.early) > 1)
 
 
 def test_a_campaign_that_does_not_exist_is_told_with_those_that_do() -> None:

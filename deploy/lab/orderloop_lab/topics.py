@@ -13,9 +13,11 @@ CONTRACT = (*topics.ALL, *topics.DEAD_LETTERS)
 READY_SECONDS = 20.0
 
 
-async def create_topics(bootstrap: str, prefix: str = "", names: tuple[str, ...] = CONTRACT) -> None:
+async def create_topics(
+    bootstrap: str, prefix: str = "", names: tuple[str, ...] = CONTRACT, *, partitions: int = topics.PARTITIONS
+) -> None:
     """Makes `names`, each with `prefix` in front; those that exist are left as they are."""
-    wanted = [NewTopic(prefix + name, topics.PARTITIONS, replication_factor=1) for name in names]
+    wanted = [NewTopic(prefix + name, partitions, replication_factor=1) for name in names]
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
