@@ -313,6 +313,21 @@ async def test_what_is_planted_in_a_database_is_found_by_exactly_its_invariant(p
     assert found(report) == {planted.split(maxsplit=1)[0]}, report.violations
 
 
+async def test_a_payment_that_a_repair_applied_is_none_of_the_refused_callbacks_doing(copies: Copies) -> None:
+    """The channel had said so itself when it was asked; whatever else came for the order was refused."""
+    _, payment = PLANTED["I6 a forged callback became a payment"]
+    applied = await copies.with_sql("order_core", payment)
+    asked = await copies.with_sql(
+        "payment_callback",
+        """insert into callback_missing (channel, transaction_id, order_no, amount_fen, paid_at, policy, evidence)
+           values ('wechat', '42', '{pending}', 9900, now(), 'report', '{{}}')""",
+    )
+
+    report = await check(replace(asked, databases={**asked.databases, "order_core": applied.databases["order_core"]}))
+
+    assert found(report) == set(), report.violations
+
+
 def first_of(records: list[Sent], order_no: str) -> int:
     return next(at for at, one in enumerate(records) if one.topic == ORDER_CHANGED and one.key == order_no.encode())
 

@@ -181,6 +181,11 @@ where case topic
       end
 order by 1, 2, 3;
 
+-- name: evidenced(order_nos)
+-- What the channel itself said when it was asked: a repair, by a person or by policy, may have made it a payment.
+select channel || ':' || transaction_id || ':paid' as event_id from callback_missing
+where order_no = any(:order_nos::text[]);
+
 -- name: payments_of(order_nos)
 select order_no, channel || ':' || transaction_id || ':paid' as event_id, 'payment' as place
 from payment

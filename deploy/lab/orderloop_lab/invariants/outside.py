@@ -98,9 +98,11 @@ async def _effects_of_refused(evidence: Evidence, ledger: Ledger) -> AsyncIterat
         elif attempt["manner"] != _NEVER_SENT:
             refused |= {attempt["about"], *told.order_nos}
     orders = sorted(refused)
-    for database, query in (("payment_callback", "facts_of"), ("order_core", "payments_of")):
+    evidenced = {row["event_id"] async for row in evidence.rows("payment_callback", "evidenced", order_nos=orders)}
+    places = (("payment_callback", "facts_of", possible), ("order_core", "payments_of", possible | evidenced))
+    for database, query, allowed in places:
         async for row in evidence.rows(database, query, order_nos=orders):
-            if row["event_id"] not in possible and row["event_id"].startswith("wechat:"):
+            if row["event_id"] not in allowed and row["event_id"].startswith("wechat:"):
                 yield (
                     f"order {row['order_no']}: {row['event_id']} stands in {row['place']}, "
                     "and only refused notices have told it"
@@ -122,7 +124,8 @@ def read_notice(plaintext: Mapping[str, Any]) -> Told:
 
 def _facts(plaintext: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if "refund_status" in plaintext:
-        if is_order_no(str(plaintext.get("out_trade_no"))):
+        # without an amount it is no fact yet, but a question
+        if is_order_no(str(plaintext.get("out_trade_no"))) and plaintext.get("amount"):
             status = str(plaintext["refund_status"]).lower()
             yield f"wechat:{plaintext.get('refund_id')}:{'refunded' if status == 'success' else status}"
         return
