@@ -1,4 +1,4 @@
-"""order-core's commands: serve, migrate, relay, explain, republish."""
+"""order-core's commands: serve, migrate, relay, explain, republish, retention."""
 
 from datetime import datetime
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from orderloop import command
 from orderloop.errors import Permanent
 
-from .app import explained, republished, run
+from .app import explained, republished, retained, run
 from .explain import Language
 
 app = command.create("order-core", "order_core", run)
@@ -37,6 +37,21 @@ def _republish(
         typer.echo(f"order-core: {count} events staged again; the relay publishes them")
 
     command.main("order-core", publish)
+
+
+@app.command("retention")
+def _retention(dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False) -> None:
+    """Remove what is finished and old: idempotency keys, dead letters, evidence, whole months of history."""
+
+    async def retain() -> None:
+        if (lines := await retained(dry_run=dry_run)) is None:
+            typer.echo("order-core: another run is at it")
+            return
+        for line in lines:
+            fate = f"kept: {line.kept}" if line.kept else "would go" if dry_run else "gone"
+            typer.echo(f"{line.what:<32} {'' if line.rows is None else line.rows:>10}  {fate}")
+
+    command.main("order-core", retain)
 
 
 def _moment(text: str) -> datetime:

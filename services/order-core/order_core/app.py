@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from functools import partial
 
 import httpx
 import structlog
@@ -13,6 +14,7 @@ from orderloop import postgres
 from orderloop.clock import SystemClock
 from orderloop.command import relay
 from orderloop.consume import Consumer
+from orderloop.errors import Permanent
 from orderloop.health import Health
 from orderloop.serve import Task, periodic, serve
 from orderloop.settings import PostgresSettings
@@ -21,12 +23,14 @@ from . import consumers, holds, http, metrics, timeouts
 from .dead_letters import Gatherer
 from .explain import Language, explain
 from .republish import republish
-from .settings import HoldsSettings, OrderCoreSettings
+from .retention import Keep, Line, enforce
+from .settings import HoldsSettings, OrderCoreSettings, RetentionSettings
 from .timeline import timeline
 
 log = structlog.get_logger()
 
 _HOLDS_SECONDS = 60  # against three days that a callback is kept anyway
+_RETENTION_SECONDS = 24 * 3600
 
 
 async def explained(order_no: str, language: Language) -> str | None:
@@ -45,6 +49,23 @@ async def republished(since: datetime) -> int:
     settings = PostgresSettings()  # type: ignore[call-arg]
     async with postgres.pool(settings, application_name="order-core republish") as pool:
         return await republish(pool, since=since)
+
+
+async def retained(*, dry_run: bool) -> list[Line] | None:
+    """What has been removed because it was old, or would be; None if another run is at it."""
+    owner_url = PostgresSettings().owner_url  # type: ignore[call-arg]
+    if owner_url is None:
+        raise Permanent("ORDERLOOP_POSTGRES_OWNER_URL is not set; only the tables' owner may remove anything")
+    keep = RetentionSettings().keep  # type: ignore[call-arg]
+    return await _retain(owner_url.get_secret_value(), keep, dry_run=dry_run)
+
+
+async def _retain(owner_url: str, keep: Keep, *, dry_run: bool = False) -> list[Line] | None:
+    conn = await postgres.connect(owner_url, application_name="order-core retention")
+    try:
+        return await enforce(conn, keep, now=SystemClock().now(), dry_run=dry_run)
+    finally:
+        await conn.close()
 
 
 @asynccontextmanager
@@ -95,6 +116,9 @@ async def run() -> None:
         }
         if settings.outbox.relay == "embedded":
             tasks["relay"] = relay("order-core").run
+        if (owner_url := settings.postgres.owner_url) is not None:
+            retain = partial(_retain, owner_url.get_secret_value(), settings.retention.keep)
+            tasks["retention"] = periodic("retention", retain, seconds=_RETENTION_SECONDS)
         if (payment_callback := await stack.enter_async_context(_payment_callback(settings.holds))) is not None:
             tasks["holds"] = periodic(
                 "holds", lambda: holds.keep_in_line(pool, payment_callback), seconds=_HOLDS_SECONDS

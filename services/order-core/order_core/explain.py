@@ -72,6 +72,7 @@ _WORDS: Mapping[str, Words] = {
     "trace": {"zh": "链路", "en": "trace"},
     "parcel": {"zh": "包裹", "en": "parcel"},
     "refund": {"zh": "退款", "en": "refund"},
+    "gone": {"zh": "历史记录已按保留期限清除", "en": "its history was old and has been removed"},
 }
 
 
@@ -84,17 +85,19 @@ def _lines(story: Mapping[str, Any], now: datetime, language: Language) -> Itera
     order, changes = story["order"], story["changes"]
     status = Status(order["status"])
     # Scans and notes are versions too: it has stood here since it last moved.
-    entered = next((c for c in reversed(changes) if c["from"] != c["to"]), changes[-1])
+    moved = next((c["recorded_at"] for c in reversed(changes) if c["from"] != c["to"]), order["updated_at"])
     yield (
         f"{_say('order', language)} {order['order_no']}: {STATUSES[status][language]} ({status}), "
         f"{yuan(order['amount_fen'])} {order['currency']}"
     )
     waits, since = _say("waits", language), _say("since", language)
-    yield f"{waits}: {WAITS[status][language]}; {since} {_when(entered['recorded_at'], now)}"
+    yield f"{waits}: {WAITS[status][language]}; {since} {_when(moved, now)}"
     yield f"{_say('can', language)}: {CAN[status][language]}"
     yield from _open_ends(story, now, language)
     yield f"{_say('happened', language)}:"
     yield from (_change(change, language) for change in changes)
+    if not changes:
+        yield f"  {_say('gone', language)}"
 
 
 def _open_ends(story: Mapping[str, Any], now: datetime, language: Language) -> Iterator[str]:

@@ -12,3 +12,9 @@ CALLBACK_HOLDS_MISSING = Gauge(
 CALLBACK_HOLD_ERRORS = Counter(
     "orderloop_callback_hold_errors_total", "Holds that could not be placed or released, and will be tried again"
 )
+
+FORGOTTEN = Counter(
+    "orderloop_forgotten_total", "Rows and months of orders that were old and have been removed", ["what"]
+)
+MONTHS_KEPT = Gauge("orderloop_retention_kept_months", "Months of orders that are old enough to go and could not yet")
+RETENTION_AT = Gauge("orderloop_retention_timestamp_seconds", "When retention last went through")

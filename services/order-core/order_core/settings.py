@@ -15,6 +15,7 @@ from orderloop.settings import (
     area,
 )
 
+from .retention import Keep
 from .timers import PATIENCE, Patience
 
 
@@ -51,6 +52,28 @@ class OrderSettings(Settings):
         )
 
 
+class RetentionSettings(Settings):
+    """How long what is finished is kept. Only the tables' owner may remove it, see docs/runbooks/retention.md."""
+
+    model_config = area("RETENTION")
+
+    key_days: Annotated[int, Field(ge=30)] = Field(30, description="how long a key's answer is kept")
+    dead_letter_days: Annotated[int, Field(ge=1)] = Field(90, description="how long resolved dead letters are kept")
+    evidence_days: Annotated[int, Field(ge=1)] = Field(
+        180, description="how long an anomaly's evidence is kept once it is resolved"
+    )
+    # The floor is the refund window of the channels; three years is how long the Chinese e-commerce law (article 31)
+    # wants transactions to be kept.
+    order_days: Annotated[int, Field(ge=366)] = Field(
+        1096, description="age of a month of orders whose inbox and log may go; longer than any topic's retention"
+    )
+
+    @property
+    def keep(self) -> Keep:
+        days = (self.key_days, self.dead_letter_days, self.evidence_days, self.order_days)
+        return Keep(*(timedelta(days=n) for n in days))
+
+
 class HoldsSettings(Settings):
     """How payment-callback is asked to keep the callbacks that open anomalies cite."""
 
@@ -78,4 +101,5 @@ class OrderCoreSettings:
         self.http = HttpSettings()  # type: ignore[call-arg]
         self.outbox = OutboxSettings()  # type: ignore[call-arg]
         self.order = OrderSettings()  # type: ignore[call-arg]
+        self.retention = RetentionSettings()  # type: ignore[call-arg]
         self.holds = HoldsSettings()  # type: ignore[call-arg]

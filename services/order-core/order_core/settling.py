@@ -10,6 +10,8 @@ from .money import RefundState, applied, to_settle
 from .orders import Incoming, Instruction, InstructionState, Order, Outcome, Parked, Refused, ReleaseRefund, changed
 from .states import Status
 
+_GOING_BACK = frozenset({Status.REFUNDING, Status.REFUNDED})
+
 
 def confirm(order: Order, cause: Incoming) -> Outcome:
     """What settles is what was paid, less what was or is being refunded."""
@@ -91,8 +93,9 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         money_fen=body.amount_fen,
         follow=() if state is InstructionState.PROCESSING else _released(order, cause),
     )
-    both_ways = isinstance(outcome, Parked) and order.status in {Status.REFUNDING, Status.REFUNDED}
-    return replace(outcome, kind="settled_and_refunded") if both_ways and state is InstructionState.SUCCESS else outcome
+    if isinstance(outcome, Parked) and state is InstructionState.SUCCESS and order.status in _GOING_BACK:
+        return replace(outcome, kind="settled_and_refunded")
+    return outcome
 
 
 def _needs_a_person(order: Order, state: InstructionState, body: SettlementResult) -> str | None:

@@ -48,7 +48,10 @@ full join (
            array_agg(event order by version) as events
     from order_log
     group by order_no
-) l using (order_no);
+) l using (order_no)
+-- the history of whole months is removed when they are old (docs/runbooks/retention.md)
+where l.order_no is not null
+   or exists (select from pg_inherits where not inhdetachpending and inhrelid = to_regclass('order_log_' || left(o.order_no, 4)));
 
 -- name: unpaid_orders(statuses)
 -- Orders that have ever been in one of these statuses without the applied payment that allows it.
