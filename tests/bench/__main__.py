@@ -19,18 +19,24 @@ from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 from orderloop_lab.progress import step, steps
-from tests.bench import callbacks, harness, write_path
+from tests.bench import callbacks, harness, relay, write_path
 from tests.bench.harness import Benchmark, Result
 from tests.support import sessions
 from tests.support.databases import Databases
 
 
 @dataclass(frozen=True, slots=True)
+class Scales:
+    write_path: write_path.Scale
+    callbacks: callbacks.Scale
+    relay: relay.Scale
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """What benchmarks stand on."""
 
-    scale: write_path.Scale
-    callbacks: callbacks.Scale
+    scales: Scales
     databases: Databases
     home: Home
     folder: Path
@@ -40,17 +46,22 @@ Opening = AbstractAsyncContextManager[Benchmark]
 
 
 def _write_path(workload: write_path.Workload) -> Callable[[Ground], Opening]:
-    return lambda on: write_path.benchmark(workload, on.scale, databases=on.databases, folder=on.folder)
+    return lambda on: write_path.benchmark(workload, on.scales.write_path, databases=on.databases, folder=on.folder)
 
 
 def _callbacks(on: Ground) -> Opening:
-    return callbacks.benchmark(on.callbacks, databases=on.databases, home=on.home)
+    return callbacks.benchmark(on.scales.callbacks, databases=on.databases, home=on.home)
+
+
+def _relay(on: Ground) -> Opening:
+    return relay.benchmark(on.scales.relay, databases=on.databases, home=on.home)
 
 
 BENCHMARKS: dict[str, Callable[[Ground], Opening]] = {
     "payments": _write_path(write_path.PAYMENTS),
     "lives": _write_path(write_path.LIVES),
     "callbacks": _callbacks,
+    "relay": _relay,
 }
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -63,6 +74,8 @@ def main(  # noqa: PLR0917 # the command line
     batches: Annotated[int, typer.Option(min=1, help="of 500 events, per contender and round")] = 20,
     existing: Annotated[int, typer.Option(help="orders that are there already")] = 200_000,
     notices: Annotated[int, typer.Option(min=100, help="callbacks, per contender and round")] = 3000,
+    seconds: Annotated[float, typer.Option(min=1, help="of each of the relay's open loops, per round")] = 5,
+    backlog: Annotated[int, typer.Option(min=1000, help="outbox rows that the relay drains, per round")] = 100_000,
     seed: int = 1,
     out: Annotated[Path, typer.Option(help="where the figures are saved")] = Path("build/bench.json"),
 ) -> None:
@@ -74,7 +87,8 @@ def main(  # noqa: PLR0917 # the command line
     home = sessions.new_home()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_measure(chosen, scale, callbacks.Scale(notices), home))
+            scales = Scales(scale, callbacks.Scale(notices), relay.Scale(seconds, backlog))
+            results = runner.run(_measure(chosen, scales, home))
     except LabError as error:
         Console(stderr=True).print(f"[red]bench:[/] {error}", soft_wrap=True)
         sys.exit(2)
@@ -85,27 +99,25 @@ def main(  # noqa: PLR0917 # the command line
         console.width = 150  # a log has no width of its own; a narrower table would cut its figures
     console.print(
         f"{rounds} rounds, each of {batches} x {write_path.BATCH} events ({existing:,} older orders, seed {seed}) "
-        f"or of {notices:,} callbacks"
+        f"or of {notices:,} callbacks, or of twice {seconds:.0f} s and {backlog:,} rows"
     )
     harness.show(results, console=console)
     harness.save(results, out)
     sys.exit(any(result.faults for result in results))
 
 
-async def _measure(
-    names: list[str], scale: write_path.Scale, callback_scale: callbacks.Scale, home: Home
-) -> list[Result]:
+async def _measure(names: list[str], scales: Scales, home: Home) -> list[Result]:
     results: list[Result] = []
     with steps() as progress, tempfile.TemporaryDirectory() as folder:
         url = await backing.provide(backing.POSTGRES, home, Supervisor(home), progress, os.environ)
         databases = await asyncio.to_thread(Databases, url)
-        ground = Ground(scale, callback_scale, databases, home, Path(folder))
+        ground = Ground(scales, databases, home, Path(folder))
         try:
             for name in names:
                 async with AsyncExitStack() as stack:
                     with step(progress, f"{name}: preparing"):
                         benchmark = await stack.enter_async_context(BENCHMARKS[name](ground))
-                    results += await harness.run(benchmark, rounds=scale.rounds, progress=progress)
+                    results += await harness.run(benchmark, rounds=scales.write_path.rounds, progress=progress)
         finally:
             await asyncio.to_thread(databases.drop_templates)
     return results
