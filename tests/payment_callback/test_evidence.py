@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from orderloop import postgres
-from orderloop.clock import SystemClock
+from orderloop.clock import Clock, SystemClock
 from orderloop.events import PaymentNotified
 from orderloop.settings import HttpSettings, PostgresSettings
 from orderloop_lab.simulators.wechat_keys import Keys
@@ -54,13 +54,23 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+class Time:
+    """A clock that a test sets."""
+
+    def __init__(self, began: datetime) -> None:
+        self.began = self.at = began
+
+    def now(self) -> datetime:
+        return self.at
+
+
 class Watch:
     def __init__(self, pool: asyncpg.Pool, lookout: Lookout) -> None:
         self.pool = pool
         self.lookout = lookout
 
-    async def expect(self, *order_nos: str, channel: str | None = "wechat") -> None:
-        since = datetime.now(UTC) - timedelta(minutes=5)
+    async def expect(self, *order_nos: str, channel: str | None = "wechat", since: datetime | None = None) -> None:
+        since = since or datetime.now(UTC) - timedelta(minutes=5)
         async with self.pool.acquire() as conn:
             orders = [Awaited(order_no, channel, None, 9900, since, None) for order_no in order_nos]
             await errand_store.await_payments(conn, [(order, datetime.now(UTC)) for order in orders])
@@ -96,6 +106,7 @@ def make(  # noqa: PLR0917
     keys: Keys,
     policy: Policy = Policy.REPORT,
     grace: timedelta = timedelta(),
+    clock: Clock | None = None,
 ) -> Watch:
     lookout = Lookout(
         pool,
@@ -103,7 +114,7 @@ def make(  # noqa: PLR0917
         plan=PLAN,
         rule=Rule(policy, grace),
         allowance=Allowance(10_000),
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         time_factor=1,
     )
     return Watch(pool, lookout)
@@ -114,25 +125,44 @@ def watch(pool: asyncpg.Pool, client: httpx.AsyncClient, wechat: SimulatorProces
     return make(pool, client, wechat, keys)
 
 
-async def test_when_every_callback_is_lost_every_paid_order_shows_and_none_is_repaired(
-    watch: Watch, wechat: SimulatorProcess
+# Minutes after the order, on a plan that looks at 5, 15 and 30 minutes and then hourly.
+PAID_AT = {"before the first look": 0, "between looks": 7, "at the last of the first looks": 30, "hours later": 200}
+
+
+async def test_when_every_callback_is_lost_each_payment_shows_at_the_first_look_after_it_and_none_is_repaired(
+    pool: asyncpg.Pool, client: httpx.AsyncClient, wechat: SimulatorProcess, keys: Keys, channel: WeChat
 ) -> None:
-    paid = [f"261122093015ABCDEFGH{number:04d}" for number in range(20)]
+    time = Time(datetime.now(UTC))
+    watch = make(pool, client, wechat, keys, clock=time)
+    paid_at = {
+        f"26112209301{n}ABCDEFGH{k:04d}": minutes for n, minutes in enumerate(PAID_AT.values()) for k in range(5)
+    }
     unpaid = [f"261122093015ABCDEFGJ{number:04d}" for number in range(5)]
-    for order_no in paid:
-        wechat.tell("/sim/pay", out_trade_no=order_no, amount_fen=9900)
     for order_no in unpaid:
         wechat.tell("/sim/prepay", out_trade_no=order_no, amount_fen=9900)
-    await watch.expect(*paid, *unpaid)
+    await watch.expect(*paid_at, *unpaid, since=time.now())
+    transactions: dict[str, dict[str, Any]] = {}
 
-    await watch.look()
-    await watch.look()
+    looks = (5, 15, 30, 90, 150, 210)
+    for look, following in zip(looks, (*looks[1:], 270), strict=True):
+        for order_no in [one for one, minutes in paid_at.items() if minutes < look and one not in transactions]:
+            told = wechat.tell("/sim/pay", out_trade_no=order_no, amount_fen=9900)
+            transactions[order_no] = told["transaction"]
+        time.at = time.began + timedelta(minutes=look)
+        await watch.look()
 
-    told = await watch.outbox()
-    assert sorted(body["order_no"] for _, body in told) == paid
-    assert {body["kind"] for _, body in told} == {"callback_missing"}
-    assert await watch.missing() == 20
+        told = await watch.outbox()
+        assert sorted(body["order_no"] for _, body in told) == sorted(transactions)
+        assert {body["kind"] for _, body in told} == {"callback_missing"}
+        due = {row["due_at"] for row in await pool.fetch("select due_at from awaited_payment")}
+        assert due == {time.began + timedelta(minutes=following)}
+
+    assert len(transactions) == len(paid_at) == await watch.missing()
     assert sorted(await watch.awaited()) == unpaid
+    await deliver(pool, channel, keys, *transactions.values())
+    await deliver(pool, channel, keys, *transactions.values())
+    applied = [event_id for event_id, _ in await watch.outbox() if event_id.endswith(":paid")]
+    assert sorted(applied) == sorted(f"wechat:{one['transaction_id']}:paid" for one in transactions.values())
 
 
 async def test_the_evidence_is_the_channels_signed_answer_without_the_payer(
@@ -192,14 +222,15 @@ async def test_the_late_callback_is_news_unless_the_policy_has_told_it(  # noqa:
     assert await watch.missing() == 1  # a failed callback for ever, either way
 
 
-async def deliver(pool: asyncpg.Pool, channel: WeChat, keys: Keys, paid: dict[str, Any]) -> None:
-    """The callback comes after all."""
+async def deliver(pool: asyncpg.Pool, channel: WeChat, keys: Keys, *paid: dict[str, Any]) -> None:
+    """The callbacks come after all."""
     settings, http_settings = CallbackSettings(), HttpSettings()  # type: ignore[call-arg]
     gate = build(pool, channels=[channel], settings=settings, clock=SystemClock(), http_settings=http_settings)
-    sent = send(keys, paid)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test") as service:
-        answer = await service.post("/v1/order/callback/wechat", content=sent.body, headers=sent.headers)
-    assert answer.status_code == 204
+        for one in paid:
+            sent = send(keys, one)
+            answer = await service.post("/v1/order/callback/wechat", content=sent.body, headers=sent.headers)
+            assert answer.status_code == 204
 
 
 async def test_a_payment_that_was_told_is_no_evidence_of_anything(
