@@ -9,16 +9,17 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from orderloop import postgres
 from orderloop.settings import PostgresSettings
-from payment_callback import store
+from payment_callback import errand_store, store
 from payment_callback.retention import Retention, republish
 from tests.support.databases import Database
 
 NOW = datetime.now(UTC)
-KEEP = Retention(log=timedelta(hours=72), memory=timedelta(days=30))
+KEEP = Retention(log=timedelta(hours=72), memory=timedelta(days=30), errands=timedelta(days=90))
 
 
 @pytest.fixture
@@ -145,6 +146,29 @@ async def test_what_was_seen_is_forgotten_after_its_days_and_never_within_thirty
             await store.forget(conn, timedelta(days=29), 10)
         with pytest.raises(asyncpg.RaiseError, match="a day"):
             await store.drop_day(conn, timedelta(hours=1))
+
+
+async def test_errands_are_forgotten_days_after_their_outcome_counted_and_open_ones_never(
+    owner: asyncpg.Connection, pool: asyncpg.Pool
+) -> None:
+    insert = (
+        "insert into errand (kind, key, order_no, request, requested_at, outcome, finished_at) "
+        "values ('close', $1, 'o', '{}', now() - interval '1 year', $2, $3)"
+    )
+    for days_ago in (100, 91, 89):
+        await owner.execute(insert, f"finished {days_ago} days ago", "closed", NOW - timedelta(days=days_ago))
+    await owner.execute(insert, "open for a year", None, None)
+    await owner.execute("insert into errand_timer (kind, key, due_at) values ('close', 'open for a year', now())")
+    before = REGISTRY.get_sample_value("orderloop_forgotten_total", {"what": "errands"}) or 0
+
+    await KEEP.enforce(pool)
+
+    left = [row["key"] for row in await owner.fetch("select key from errand order by key")]
+    assert left == ["finished 89 days ago", "open for a year"]
+    assert REGISTRY.get_sample_value("orderloop_forgotten_total", {"what": "errands"}) == before + 2
+    async with pool.acquire() as conn:
+        with pytest.raises(asyncpg.RaiseError, match="30 days"):
+            await errand_store.forget(conn, timedelta(days=29), 10)
 
 
 async def test_what_is_remembered_since_a_moment_is_staged_again_in_its_order(

@@ -96,7 +96,11 @@ async def run() -> None:
                 await store.ensure_days(conn, _LOG_DAYS_AHEAD)
 
         settings = CallbackSettings()  # pyright: ignore[reportCallIssue]
-        keep = retention.Retention(timedelta(hours=settings.log_hours), timedelta(days=settings.memory_days))
+        keep = retention.Retention(
+            log=timedelta(hours=settings.log_hours),
+            memory=timedelta(days=settings.memory_days),
+            errands=timedelta(days=settings.errand_days),
+        )
         tasks: dict[str, serve.Task] = {
             "log days": serve.periodic("log days", ensure_days, seconds=3600),
             "retention": serve.periodic("retention", lambda: keep.enforce(pool), seconds=600),

@@ -136,6 +136,11 @@ async def open_errands(conn: Connection) -> dict[Kind, tuple[int, float]]:
     return {Kind(row["kind"]): (row["errands"], row["oldest_seconds"]) async for row in queries.open_errands(conn)}
 
 
+async def forget(conn: Connection, keep: timedelta, most: int) -> int:
+    """Forget at most `most` errands finished longer than `keep` (30 days or more) ago; returns how many."""
+    return await queries.forget(conn, keep=keep, most=most)
+
+
 async def await_payments(conn: Connection, orders: Sequence[tuple[Awaited, datetime]]) -> None:
     """Each with the time of its first look. Who is awaited already stays as he is."""
     ordered = sorted(orders, key=lambda one: one[0].order_no)

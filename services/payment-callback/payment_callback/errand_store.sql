@@ -69,3 +69,6 @@ returning true;
 
 -- name: count_missing()
 select channel, policy, count(*) as callbacks from callback_missing group by channel, policy;
+
+-- name: forget(keep, most)$
+select forget_errands(:keep::interval, :most::int);

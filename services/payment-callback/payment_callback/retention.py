@@ -1,13 +1,16 @@
 """Forgetting in time, and telling again what is still remembered."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import asyncpg
 import structlog
 
-from . import store, writer
+from orderloop.postgres import Connection
+
+from . import errand_store, metrics, store, writer
 
 log = structlog.get_logger()
 
@@ -18,10 +21,11 @@ _MOST_REPUBLISHED = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long the log and the memory last."""
+    """How long the log, the memory and finished errands last."""
 
     log: timedelta
     memory: timedelta  # 30 days or more: the database refuses less
+    errands: timedelta  # the same
 
     async def enforce(self, pool: asyncpg.Pool) -> None:
         """Drop what is too old. Gives way to whoever reads: a day that is in use goes next time."""
@@ -31,12 +35,20 @@ class Retention:
                     log.info("a day of the callback log is gone", partition=day)
             except asyncpg.LockNotAvailableError:
                 log.info("the callback log is being read, its old days go later")
-            forgotten = 0
-            while some := await store.forget(conn, self.memory, _MOST_FORGOTTEN):
-                forgotten += some
-                await asyncio.sleep(0)  # callbacks first
-            if forgotten:
-                log.info("callbacks forgotten", count=forgotten)
+            await _forget(conn, "callbacks", store.forget, self.memory)
+            await _forget(conn, "errands", errand_store.forget, self.errands)
+
+
+async def _forget(
+    conn: Connection, what: str, some_of: Callable[[Connection, timedelta, int], Awaitable[int]], keep: timedelta
+) -> None:
+    forgotten = 0
+    while some := await some_of(conn, keep, _MOST_FORGOTTEN):
+        forgotten += some
+        metrics.FORGOTTEN.labels(what).inc(some)
+        await asyncio.sleep(0)  # callbacks first
+    if forgotten:
+        log.info("forgotten", what=what, count=forgotten)
 
 
 async def republish(pool: asyncpg.Pool, *, since: datetime, until: datetime) -> int:

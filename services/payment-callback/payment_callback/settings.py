@@ -105,3 +105,6 @@ class CallbackSettings(Settings):
     memory_days: Annotated[int, Field(ge=30)] = Field(
         90, description="days for which what was seen is remembered: repeats within them change nothing"
     )
+    errand_days: Annotated[int, Field(ge=30)] = Field(
+        90, description="days for which closes and refunds are kept after their outcome was told"
+    )
