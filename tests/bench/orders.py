@@ -24,9 +24,9 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # been published long ago, so none of them is left in the outbox.
 _RESERVED = """
 insert into orders (order_no, status, version, amount_fen, currency, source, external_order_id, items, receiver,
-                    created_at, updated_at)
+                    created_at)
 select order_no, 'pending', 1, $1, 'CNY', 'bench', n::text, '[{"sku":"SOFA-3","name":"Sofa","quantity":1}]',
-       '{"name":"张三","phone":"13800000000","region":"江苏","address":"南京路 1 号"}', at, at
+       '{"name":"张三","phone":"13800000000","region":"江苏","address":"南京路 1 号"}', at
 from fresh order by n;
 insert into reservation (source, external_order_id, order_no, body_hash)
 select 'bench', n::text, order_no, sha256(order_no::bytea) from fresh order by n;

@@ -16,7 +16,7 @@ from typing import cast
 import aiosql
 import asyncpg
 
-from order_core import consumers, store
+from order_core import consumers, parts, store
 from order_core.apply import apply
 from orderloop import inbox, outbox, postgres
 from orderloop.clock import SystemClock
@@ -177,7 +177,7 @@ async def rehearse(database: Database, rounds: Sequence[Sequence[Polled]]) -> pg
 
 async def _learn_types(conn: asyncpg.Connection) -> None:
     """Prepare every query once, so that the driver's own questions about types are not in the transcript."""
-    for module in (store, inbox, outbox):
+    for module in (store, parts, inbox, outbox):
         queries = aiosql.from_path(Path(module.__file__ or "").with_suffix(".sql"), "asyncpg")
         for query in queries.available_queries:
             await conn.prepare(getattr(queries, query).sql)

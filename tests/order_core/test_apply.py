@@ -120,6 +120,7 @@ async def test_a_payment_for_an_unknown_order_stands_at_the_desk(conn: asyncpg.C
     anomaly = await conn.fetchrow("select * from anomaly")
     assert (anomaly["kind"], anomaly["money_fen"]) == ("unknown_order", AMOUNT)
     assert orjson.loads(anomaly["evidence"])["transaction_id"] == "4200001"
+    assert await conn.fetchval("select count(*) from payment") == 0  # no foreign key would refuse it
 
 
 async def test_one_transaction_pays_one_order_ever(conn: asyncpg.Connection) -> None:

@@ -12,18 +12,9 @@ import orjson
 from orderloop.events import AnomalyRaised, Event
 from orderloop.postgres import Connection
 
-from . import states
-from .orders import Change, Incoming, Order, Parked
+from .orders import Incoming, Order, Parked
 
 _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
-
-# Which kind of anomaly an event makes pointless for its order, wherever that came from.
-ENDS: Mapping[states.Event, str] = {
-    states.Event.PAYMENT_SUCCEEDED: "callback_missing",
-    states.Event.REVIVED: "callback_missing",
-    states.Event.SETTLEMENT_SUCCEEDED: "settlement_failed",
-    states.Event.REFUND_SUCCEEDED: "refund_failed",
-}
 
 
 async def raise_(conn: Connection, parked: Sequence[Parked]) -> None:
@@ -41,19 +32,6 @@ async def raise_(conn: Connection, parked: Sequence[Parked]) -> None:
         occurred_ats=[p.cause.occurred_at for p in parked],
         traceparents=[p.cause.traceparent for p in parked],
     )
-
-
-async def settle(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Close what the changes have mended."""
-    if changes:
-        await _sql.settle_anomalies(
-            conn,
-            order_nos=[c.cause.order_no for c in changes],
-            event_ids=[c.cause.event_id for c in changes],
-            ends=[ENDS.get(c.event) for c in changes],
-            actors=[c.cause.actor for c in changes],
-            now=now,
-        )
 
 
 async def close_late_evidence(

@@ -6,13 +6,6 @@ from unnest(:order_nos::text[], :event_ids::text[], :kinds::text[], :moneys::big
     as a (order_no, event_id, kind, money_fen, evidence, type, actor, occurred_at, traceparent)
 on conflict (order_no, event_id) do update set kind = excluded.kind, seen = anomaly.seen + 1;
 
--- name: settle_anomalies(order_nos, event_ids, ends, actors, now)!
--- An event that stood at the desk and has now been applied closes its own anomaly, and those it makes pointless.
-update anomaly a set resolved_at = :now, resolution = 'the event was applied', resolved_by = c.actor
-from unnest(:order_nos::text[], :event_ids::text[], :ends::text[], :actors::text[])
-    as c (order_no, event_id, ends, actor)
-where a.order_no = c.order_no and (a.event_id = c.event_id or a.kind = c.ends) and a.resolved_at is null;
-
 -- name: close_evidence(order_nos, event_ids, now)!
 update anomaly a set resolved_at = :now, resolution = 'the payment had been applied already'
 from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)

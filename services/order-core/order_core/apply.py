@@ -40,12 +40,15 @@ from .orders import (
 )
 from .timers import PATIENCE, Patience
 
-# Which parts of an order a decision about these needs. What is not needed is not read: this is the hot path.
-_ABOUT_PARCELS = (WaybillCreated, PickupDetected, ParcelTracked, RefundNotified)
-_ABOUT_REFUNDS = (RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, GiveUpRefund, Revive, Resettle)
-_ABOUT_PAYMENTS = (*_ABOUT_REFUNDS, PaymentNotified, Close)
-_ABOUT_SETTLING = (SettlementResult, ConfirmReceipt, AskRefund, Resettle)
-_ABOUT_CLOSING = (Close, CloseResult)
+# Which parts of an order a decision about these needs. What is not needed is not read: this is the hot path. Of a
+# payment it is enough to know who holds its transaction.
+_ABOUT_PARCELS = frozenset[type]({WaybillCreated, PickupDetected, ParcelTracked, RefundNotified})
+_ABOUT_REFUNDS = frozenset[type](
+    {RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, GiveUpRefund, Revive, Resettle}
+)
+_ABOUT_PAYMENTS = _ABOUT_REFUNDS | {Close}
+_ABOUT_SETTLING = frozenset[type]({SettlementResult, ConfirmReceipt, AskRefund, Resettle})
+_ABOUT_CLOSING = frozenset[type]({Close, CloseResult})
 
 
 class CommandRefused(Exception):
@@ -82,7 +85,7 @@ async def apply(
         return Outcomes()
     orders = await store.lock_orders(conn, {event.order_no for event in fresh})
     failpoint("order-core.after_lock")
-    kept = await store.waiting(conn, orders)
+    kept = await parts.waiting(conn, orders)
     batch = _Batch(
         orders=await with_parts(conn, orders, [*fresh, *kept]),
         taken=await store.taken(conn, _transactions(fresh)),
@@ -180,15 +183,15 @@ class _Batch:
 async def with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequence[Incoming]) -> Mapping[str, Order]:
     """The orders with their parcels, payments and so on, where one of the events asks for them."""
 
-    def about(*bodies: type) -> set[str]:
-        return {event.order_no for event in events if isinstance(event.body, bodies) and event.order_no in orders}
+    def about(bodies: frozenset[type]) -> set[str]:
+        return {event.order_no for event in events if type(event.body) in bodies and event.order_no in orders}
 
     found: dict[str, dict[str, object]] = {
-        "parcels": {**await store.parcels(conn, about(*_ABOUT_PARCELS))},
-        "payments": {**await store.payments(conn, about(*_ABOUT_PAYMENTS))},
-        "refunds": {**await store.refunds(conn, about(*_ABOUT_REFUNDS))},
-        "instructions": {**await parts.instructions(conn, about(*_ABOUT_SETTLING))},
-        "closing": {**await parts.closings(conn, about(*_ABOUT_CLOSING))},
+        "parcels": {**await parts.parcels(conn, about(_ABOUT_PARCELS))},
+        "payments": {**await store.payments(conn, about(_ABOUT_PAYMENTS))},
+        "refunds": {**await store.refunds(conn, about(_ABOUT_REFUNDS))},
+        "instructions": {**await parts.instructions(conn, about(_ABOUT_SETTLING))},
+        "closing": {**await parts.closings(conn, about(_ABOUT_CLOSING))},
     }
     given: defaultdict[str, dict[str, object]] = defaultdict(dict)
     for name, by_order in found.items():
@@ -218,7 +221,7 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
     if batch.followed and await inbox.claim(conn, batch.followed) != set(batch.followed):
         raise RuntimeError("what follows from an event has happened before the event")
     await store.record(conn, outcomes.changes, now=now)
-    await store.record_parts(conn, outcomes.changes, now=now)
+    await store.record_money(conn, outcomes.changes, now=now)
     await parts.record(conn, outcomes.changes, now=now)
     await parts.set_timers(conn, timers.started(outcomes.changes, now=now, patience=patience))
     await store.note_unapplied_payments(conn, outcomes.parked.values(), known=batch.orders)
@@ -229,9 +232,8 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
         **dict.fromkeys(applied & batch.kept, "applied"),
     }
     await store.remember(conn, undecided)
-    await store.stop_waiting(conn, batch.kept & (applied | outcomes.parked.keys()))
-    await store.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
-    await anomalies.settle(conn, outcomes.changes, now=now)
+    await parts.stop_waiting(conn, batch.kept & (applied | outcomes.parked.keys()))
+    await parts.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
     await anomalies.raise_(
         conn,
         [

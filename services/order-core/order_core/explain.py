@@ -104,8 +104,8 @@ def _open_ends(story: Mapping[str, Any], now: datetime, language: Language) -> I
     for timer in story["timers"]:
         yield f"{_say('next', language)} {_when(timer['due_at'], now)}: {_TIMERS[timer['kind']][language]}"
     for parcel in story["parcels"]:
-        what = f"{_say('parcel', language)} {parcel.express_code} {parcel.waybill_no}"
-        yield f"{what}: {parcel.status}, {_when(parcel.at, now)}"
+        what = f"{_say('parcel', language)} {parcel['express_code']} {parcel['waybill_no']}"
+        yield f"{what}: {parcel['status']}, {_when(parcel['at'], now)}"
     for refund in story["refunds"]:
         yield f"{_say('refund', language)} {refund.out_refund_no}: {yuan(refund.amount_fen)}, {refund.state}"
     for anomaly in story["anomalies"]:

@@ -1,13 +1,17 @@
 -- name: order_by_number(order_no)^
 select order_no, status, version, amount_fen, currency, channel, mchid, source, external_order_id,
-       items::text as items, receiver::text as receiver, created_at, updated_at, completed_at
-from orders where order_no = :order_no;
+       items::text as items, receiver::text as receiver, created_at,
+       (select recorded_at from order_log l where (l.order_no, l.version) = (o.order_no, o.version)) as updated_at,
+       completed_at
+from orders o where order_no = :order_no;
 
 -- name: page(status, source, after, most, looked_at)
 -- No index knows the status or the source: both would cost every order's every step. A page looks at so many orders
 -- behind `after`, newest first, and may be short; where it stopped looking is where the next one goes on.
 select order_no, status, version, amount_fen, currency, channel, mchid, source, external_order_id,
-       created_at, updated_at, completed_at
+       created_at,
+       (select recorded_at from order_log l where (l.order_no, l.version) = (newest.order_no, newest.version)) as updated_at,
+       completed_at
 from (
     select * from orders
     where :after::text is null or order_no < :after

@@ -199,6 +199,15 @@ class Incoming(NamedTuple):
         return Incoming(self.order_no, event_id, type, "/order-core", self.occurred_at, body, self.traceparent)
 
 
+# Which kind of anomaly an event makes pointless for its order, wherever that came from.
+ENDS: Mapping[states.Event, str] = {
+    states.Event.PAYMENT_SUCCEEDED: "callback_missing",
+    states.Event.REVIVED: "callback_missing",
+    states.Event.SETTLEMENT_SUCCEEDED: "settlement_failed",
+    states.Event.REFUND_SUCCEEDED: "refund_failed",
+}
+
+
 class Change(NamedTuple):
     """One more version of the order, with everything that happens in the same transaction."""
 

@@ -1,18 +1,35 @@
-"""An order's smaller tables: shipment, instructions, closing, timers. One function per query in parts.sql."""
+"""An order's smaller tables: parcels, shipment, instructions, closing, timers, and what waits for it.
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+One function per query in parts.sql.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiosql
+import asyncpg
 
+from orderloop.events import BY_TOPIC, Event, ParcelStatus
+from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 
-from .orders import Change, Closing, Instruction, InstructionState, Ship
+from .orders import Body, Change, Closing, Incoming, Instruction, InstructionState, Ship
+from .parcels import Parcel, ParcelKey
 from .timers import Kind, Timer
 
 _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
+
+
+async def parcels(conn: Connection, order_nos: Collection[str]) -> dict[str, dict[ParcelKey, Parcel]]:
+    found: dict[str, dict[ParcelKey, Parcel]] = {}
+    if order_nos:
+        async for order_no, *fields in _sql.parcels(conn, order_nos=list(order_nos)):
+            express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at = fields
+            parcel = Parcel(express_code, waybill_no, shipment_id, parcel_no, parcel_count, ParcelStatus(status), at)
+            found.setdefault(order_no, {})[express_code, waybill_no] = parcel
+    return found
 
 
 async def instructions(conn: Connection, order_nos: Collection[str]) -> dict[str, tuple[Instruction, ...]]:
@@ -37,6 +54,15 @@ async def timers(conn: Connection, order_nos: Collection[str]) -> list[Timer]:
 
 async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
     """Keep what the changes bring along, of an order changed more than once only its last state."""
+    moved = {
+        (c.after.order_no, *key): parcel
+        for c in changes
+        if c.after.parcels is not c.before.parcels
+        for key, parcel in c.after.parcels.items()
+        if c.before.parcels.get(key) is not parcel
+    }
+    if moved:
+        await _sql.keep_parcels(conn, parcels=[(key[0], *parcel) for key, parcel in sorted(moved.items())])
     settled = {
         (c.after.order_no, i.instruction_id): i
         for c in changes
@@ -92,5 +118,53 @@ async def take_timers(conn: Connection, order_nos: Collection[str], *, now: date
     return [_timer(row) async for row in _sql.take_timers(conn, order_nos=list(order_nos), now=now)]
 
 
+async def waiting(conn: Connection, order_nos: Iterable[str]) -> list[Incoming]:
+    """What waits for these orders, oldest first."""
+    return [_incoming(row) async for row in _sql.waiting(conn, order_nos=list(order_nos))]
+
+
+async def wait(conn: Connection, events: Sequence[Incoming]) -> None:
+    if not events:
+        return
+    await _sql.wait(
+        conn,
+        order_nos=[e.order_no for e in events],
+        event_ids=[e.event_id for e in events],
+        types=[e.type for e in events],
+        actors=[e.actor for e in events],
+        occurred_ats=[e.occurred_at for e in events],
+        traceparents=[e.traceparent for e in events],
+        bodies=[_encoded(e.body) for e in events],
+    )
+
+
+async def stop_waiting(conn: Connection, keys: Collection[EventKey]) -> None:
+    if keys:
+        await _sql.no_longer_waiting(conn, order_nos=[key[0] for key in keys], event_ids=[key[1] for key in keys])
+
+
+async def overdue(conn: Connection, *, longest: timedelta, most: int) -> list[Incoming]:
+    """Events whose predecessor has not come for so long, locked until the transaction ends."""
+    return [_incoming(row) async for row in _sql.overdue(conn, longest=longest, most=most)]
+
+
 def _timer(row: Any) -> Timer:
     return Timer(row["order_no"], Kind(row["kind"]), row["due_at"])
+
+
+def _encoded(body: Body) -> bytes:
+    if not isinstance(body, Event):
+        raise TypeError(f"{type(body).__name__} is a command: it is answered at once and never waits")
+    return body.encode()
+
+
+def _incoming(row: asyncpg.Record) -> Incoming:
+    return Incoming(
+        row["order_no"],
+        row["event_id"],
+        row["type"],
+        row["actor"],
+        row["occurred_at"],
+        cast(Body, BY_TOPIC[row["type"]].decode(row["body"])),
+        row["traceparent"],
+    )

@@ -35,3 +35,39 @@ select distinct order_no from (select order_no from timer where due_at <= :now o
 
 -- name: take_timers(order_nos, now)
 delete from timer where order_no = any(:order_nos::text[]) and due_at <= :now returning order_no, kind, due_at;
+
+-- name: parcels(order_nos)
+select order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at
+from parcel
+where order_no = any(:order_nos::text[]);
+
+-- name: waiting(order_nos)
+select order_no, event_id, type, actor, occurred_at, traceparent, body
+from waiting
+where order_no = any(:order_nos::text[])
+order by order_no, since, event_id;
+
+-- name: keep_parcels(parcels)!
+insert into parcel (order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at)
+select * from unnest(:parcels::parcel_state[])
+on conflict (order_no, express_code, waybill_no) do update set status = excluded.status, at = excluded.at;
+
+-- name: wait(order_nos, event_ids, types, actors, occurred_ats, traceparents, bodies)!
+insert into waiting (order_no, event_id, type, actor, occurred_at, traceparent, body)
+select * from unnest(:order_nos::text[], :event_ids::text[], :types::text[], :actors::text[],
+                     :occurred_ats::timestamptz[], :traceparents::text[], :bodies::bytea[])
+on conflict (order_no, event_id) do nothing;
+
+-- name: no_longer_waiting(order_nos, event_ids)!
+delete from waiting w
+using unnest(:order_nos::text[], :event_ids::text[]) as r (order_no, event_id)
+where (w.order_no, w.event_id) = (r.order_no, r.event_id);
+
+-- name: overdue(longest, most)
+-- Waited too long: no predecessor is coming. Skips what a batch is deciding at this moment.
+select order_no, event_id, type, actor, occurred_at, traceparent, body
+from waiting
+where since < now() - :longest::interval
+order by order_no, event_id
+limit :most
+for update skip locked;

@@ -1,38 +1,32 @@
 """order-core's tables. One function per query in store.sql; nobody here begins or ends a transaction."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import aiosql
-import asyncpg
 import orjson
 
 from orderloop import outbox
-from orderloop.events import BY_TOPIC, Event, ParcelStatus, PaymentNotified
+from orderloop.events import PaymentNotified
 from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 from orderloop.topics import ORDER_CHANGED
 
 from .money import Payment, Refund, RefundState, Transaction
-from .orders import Body, Change, Incoming, Order, Parked
-from .parcels import Parcel, ParcelKey
+from .orders import ENDS, Change, Order, Parked
 from .states import Status
 
 _sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
 
+_STATUS = {status.value: status for status in Status}
+
 
 async def claim(conn: Connection, bodies: Mapping[EventKey, bytes | None]) -> set[EventKey]:
     """Remember the events as applied; return those of them that had not been applied before."""
-    keys = sorted(bodies)
-    rows = _sql.claim(
-        conn,
-        order_nos=[order_no for order_no, _ in keys],
-        event_ids=[event_id for _, event_id in keys],
-        body_hashes=[bodies[key] for key in keys],
-    )
-    return {(row["order_no"], row["event_id"]) async for row in rows}
+    rows = _sql.claim(conn, claims=[(*key, bodies[key]) for key in sorted(bodies)])
+    return {(order_no, event_id) async for order_no, event_id in rows}
 
 
 async def body_hashes(conn: Connection, keys: Collection[EventKey]) -> dict[EventKey, bytes]:
@@ -43,36 +37,20 @@ async def body_hashes(conn: Connection, keys: Collection[EventKey]) -> dict[Even
 
 async def lock_orders(conn: Connection, order_nos: Iterable[str]) -> dict[str, Order]:
     """The orders that exist, locked until the transaction ends."""
-    return {
-        row["order_no"]: Order(
-            row["order_no"],
-            Status(row["status"]),
-            row["version"],
-            row["amount_fen"],
-            row["currency"],
-            row["channel"],
-            row["mchid"],
-            Status(row["before_refund"]) if row["before_refund"] else None,
+    orders: dict[str, Order] = {}
+    async for row in _sql.lock_orders(conn, order_nos=list(order_nos)):
+        order_no, status, version, amount_fen, currency, channel, mchid, before_refund = row
+        orders[order_no] = Order(
+            order_no,
+            _STATUS[status],
+            version,
+            amount_fen,
+            currency,
+            channel,
+            mchid,
+            _STATUS[before_refund] if before_refund else None,
         )
-        async for row in _sql.lock_orders(conn, order_nos=list(order_nos))
-    }
-
-
-async def parcels(conn: Connection, order_nos: Collection[str]) -> dict[str, dict[ParcelKey, Parcel]]:
-    found: dict[str, dict[ParcelKey, Parcel]] = {}
-    if order_nos:
-        async for row in _sql.parcels(conn, order_nos=list(order_nos)):
-            parcel = Parcel(
-                row["express_code"],
-                row["waybill_no"],
-                row["shipment_id"],
-                row["parcel_no"],
-                row["parcel_count"],
-                ParcelStatus(row["status"]),
-                row["at"],
-            )
-            found.setdefault(row["order_no"], {})[parcel.express_code, parcel.waybill_no] = parcel
-    return found
+    return orders
 
 
 async def payments(conn: Connection, order_nos: Collection[str]) -> dict[str, tuple[Payment, ...]]:
@@ -110,52 +88,47 @@ async def taken(conn: Connection, transactions: Collection[Transaction]) -> dict
     return {(row["channel"], row["transaction_id"]): row["order_no"] async for row in rows}
 
 
-async def waiting(conn: Connection, order_nos: Iterable[str]) -> list[Incoming]:
-    """What waits for these orders, oldest first."""
-    return [_incoming(row) async for row in _sql.waiting(conn, order_nos=list(order_nos))]
-
-
 async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Move the orders and write their log."""
+    """Move the orders, write their log, and close the anomalies that this mends."""
     if not changes:
         return
-    await _sql.record(
-        conn,
-        order_nos=[c.after.order_no for c in changes],
-        versions=[c.after.version for c in changes],
-        befores=[c.before.status for c in changes],
-        afters=[c.after.status for c in changes],
-        channels=[c.after.channel for c in changes],
-        mchids=[c.after.mchid for c in changes],
-        before_refunds=[c.after.before_refund for c in changes],
-        events=[c.event for c in changes],
-        event_ids=[c.cause.event_id for c in changes],
-        types=[c.cause.type for c in changes],
-        actors=[c.cause.actor for c in changes],
-        occurred_ats=[c.cause.occurred_at for c in changes],
-        traceparents=[c.cause.traceparent for c in changes],
-        details=[orjson.dumps(c.detail).decode() for c in changes],
-        now=now,
-    )
-
-
-async def record_parts(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Keep what the changes bring along: payments, refunds, parcels."""
-    paid = [
-        (c.after.order_no, payment)
-        for c in changes
-        if c.after.payments is not c.before.payments
-        for payment in c.after.payments
-        if payment not in c.before.payments
-    ]
-    await _note_payments(conn, paid)
-    if paid:
-        await _sql.claim_payments(
-            conn,
-            channels=[payment.channel for _, payment in paid],
-            transaction_ids=[payment.transaction_id for _, payment in paid],
-            order_nos=[order_no for order_no, _ in paid],
+    last = {change.after.order_no: change.after.version for change in changes}
+    rows = [
+        (
+            after.order_no,
+            after.version,
+            after.version == last[after.order_no],
+            before.status,
+            after.status,
+            after.channel,
+            after.mchid,
+            after.before_refund,
+            event,
+            cause.event_id,
+            cause.type,
+            cause.actor,
+            cause.occurred_at,
+            cause.traceparent,
+            orjson.dumps(detail).decode(),
+            ENDS.get(event),
         )
+        for before, after, cause, event, detail, *_ in changes
+    ]
+    await _sql.record(conn, changes=rows, now=now)
+
+
+async def record_money(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
+    """Keep the payments and refunds that the changes bring along."""
+    await _note_payments(
+        conn,
+        [
+            (c.after.order_no, *payment)
+            for c in changes
+            if c.after.payments is not c.before.payments
+            for payment in c.after.payments
+            if payment not in c.before.payments
+        ],
+    )
     given_back = {
         (c.after.order_no, refund.out_refund_no): refund
         for c in changes
@@ -165,50 +138,25 @@ async def record_parts(conn: Connection, changes: Sequence[Change], *, now: date
     }
     if given_back:
         await _keep_refunds(conn, [(order_no, refund) for (order_no, _), refund in given_back.items()], now)
-    moved = {
-        (c.after.order_no, *key): parcel
-        for c in changes
-        if c.after.parcels is not c.before.parcels
-        for key, parcel in c.after.parcels.items()
-        if c.before.parcels.get(key) is not parcel
-    }
-    if moved:
-        await _keep_parcels(conn, [(order_no, parcel) for (order_no, _, _), parcel in sorted(moved.items())])
 
 
 async def note_unapplied_payments(conn: Connection, parked: Iterable[Parked], *, known: Mapping[str, Order]) -> None:
     """Money that came and could not be applied still stands beside its order."""
-    noted: list[tuple[str, Payment]] = []
-    for outcome in parked:
-        body = outcome.cause.body
-        if isinstance(body, PaymentNotified) and body.order_no in known and body.amount_fen:
-            payment = Payment(
-                body.channel,
-                body.transaction_id,
-                body.mchid,
-                body.amount_fen,
-                body.currency,
-                body.paid_at,
-                applied=False,
-            )
-            noted.append((body.order_no, payment))
-    await _note_payments(conn, noted)
-
-
-async def _note_payments(conn: Connection, paid: Sequence[tuple[str, Payment]]) -> None:
-    if not paid:
-        return
-    await _sql.note_payments(
+    bodies = [outcome.cause.body for outcome in parked]
+    await _note_payments(
         conn,
-        order_nos=[order_no for order_no, _ in paid],
-        channels=[p.channel for _, p in paid],
-        transaction_ids=[p.transaction_id for _, p in paid],
-        mchids=[p.mchid for _, p in paid],
-        amounts=[p.amount_fen for _, p in paid],
-        currencies=[p.currency for _, p in paid],
-        paid_ats=[p.paid_at for _, p in paid],
-        applied=[p.applied for _, p in paid],
+        [
+            (b.order_no, b.channel, b.transaction_id, b.mchid, b.amount_fen, b.currency, b.paid_at, False)
+            for b in bodies
+            if isinstance(b, PaymentNotified) and b.order_no in known and b.amount_fen
+        ],
     )
+
+
+async def _note_payments(conn: Connection, noted: Sequence[tuple[object, ...]]) -> None:
+    """Rows of an order_no and its Payment."""
+    if noted:
+        await _sql.note_payments(conn, payments=noted)
 
 
 async def _keep_refunds(conn: Connection, kept: Sequence[tuple[str, Refund]], now: datetime) -> None:
@@ -228,20 +176,6 @@ async def _keep_refunds(conn: Connection, kept: Sequence[tuple[str, Refund]], no
     await _sql.sum_refunds(conn, order_nos=[order_no for order_no, _ in kept])
 
 
-async def _keep_parcels(conn: Connection, kept: Sequence[tuple[str, Parcel]]) -> None:
-    await _sql.keep_parcels(
-        conn,
-        order_nos=[order_no for order_no, _ in kept],
-        express_codes=[p.express_code for _, p in kept],
-        waybill_nos=[p.waybill_no for _, p in kept],
-        shipment_ids=[p.shipment_id for _, p in kept],
-        parcel_nos=[p.parcel_no for _, p in kept],
-        parcel_counts=[p.parcel_count for _, p in kept],
-        statuses=[p.status for _, p in kept],
-        ats=[p.at for _, p in kept],
-    )
-
-
 async def remember(conn: Connection, outcomes: Mapping[EventKey, str]) -> None:
     """Correct what the inbox says of events that were not simply applied."""
     if not outcomes:
@@ -253,31 +187,6 @@ async def remember(conn: Connection, outcomes: Mapping[EventKey, str]) -> None:
         event_ids=[event_id for _, event_id in keys],
         outcomes=[outcomes[key] for key in keys],
     )
-
-
-async def wait(conn: Connection, events: Sequence[Incoming]) -> None:
-    if not events:
-        return
-    await _sql.wait(
-        conn,
-        order_nos=[e.order_no for e in events],
-        event_ids=[e.event_id for e in events],
-        types=[e.type for e in events],
-        actors=[e.actor for e in events],
-        occurred_ats=[e.occurred_at for e in events],
-        traceparents=[e.traceparent for e in events],
-        bodies=[_encoded(e.body) for e in events],
-    )
-
-
-async def stop_waiting(conn: Connection, keys: Collection[EventKey]) -> None:
-    if keys:
-        await _sql.no_longer_waiting(conn, order_nos=[key[0] for key in keys], event_ids=[key[1] for key in keys])
-
-
-async def overdue(conn: Connection, *, longest: timedelta, most: int) -> list[Incoming]:
-    """Events whose predecessor has not come for so long, locked until the transaction ends."""
-    return [_incoming(row) async for row in _sql.overdue(conn, longest=longest, most=most)]
 
 
 async def publish(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
@@ -350,21 +259,3 @@ async def log_reservation(
 
 async def ensure_partitions(conn: Connection, *, first_month: date, last_month: date) -> None:
     await _sql.ensure_partitions(conn, first_month=first_month, last_month=last_month)
-
-
-def _encoded(body: Body) -> bytes:
-    if not isinstance(body, Event):
-        raise TypeError(f"{type(body).__name__} is a command: it is answered at once and never waits")
-    return body.encode()
-
-
-def _incoming(row: asyncpg.Record) -> Incoming:
-    return Incoming(
-        row["order_no"],
-        row["event_id"],
-        row["type"],
-        row["actor"],
-        row["occurred_at"],
-        cast(Body, BY_TOPIC[row["type"]].decode(row["body"])),
-        row["traceparent"],
-    )

@@ -41,15 +41,15 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
         order = await history.order_by_number(conn, order_no)
         if order is None:
             return None
-        parcels = (await store.parcels(conn, [order_no])).get(order_no, {})
+        parcels = (await parts.parcels(conn, [order_no])).get(order_no, {})
         payments = (await store.payments(conn, [order_no])).get(order_no, ())
         shipment = await history.shipment_of(conn, order_no)
         return {
             "order": summary(order),
             "changes": [_change(row) for row in await history.log_of(conn, order_no)],
-            "payments": list(payments),
+            "payments": [payment._asdict() for payment in payments],
             "shipment": dict(shipment) if shipment else None,
-            "parcels": list(parcels.values()),
+            "parcels": [parcel._asdict() for parcel in parcels.values()],
             "refunds": list((await store.refunds(conn, [order_no])).get(order_no, ())),
             "settlements": list((await parts.instructions(conn, [order_no])).get(order_no, ())),
             "closing": (await parts.closings(conn, [order_no])).get(order_no),
@@ -60,7 +60,7 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
             ],
             "waiting": [
                 {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
-                for e in await store.waiting(conn, [order_no])
+                for e in await parts.waiting(conn, [order_no])
             ],
             "anomalies": [dict(row) for row in await history.anomalies_of(conn, order_no)],
         }

@@ -56,10 +56,10 @@ def _command(timer: Timer, now: datetime) -> Incoming:
 async def give_up_waiting(pool: asyncpg.Pool, *, longest: timedelta) -> int:
     """Turn events whose predecessor never came into anomalies; returns how many."""
     async with pool.acquire() as conn, conn.transaction():
-        late = await store.overdue(conn, longest=longest, most=_MOST)
+        late = await parts.overdue(conn, longest=longest, most=_MOST)
         keys = [event.key for event in late]
         await store.remember(conn, dict.fromkeys(keys, "parked"))
-        await store.stop_waiting(conn, keys)
+        await parts.stop_waiting(conn, keys)
         await anomalies.raise_(conn, [Parked(event, "predecessor_missing") for event in late])
     if late:
         log.warning("events waited in vain", count=len(late))
