@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,16 +12,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
+import uvicorn
+from pydantic import SecretStr
 
+from orderloop import postgres
+from orderloop.settings import HttpSettings, PostgresSettings
 from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback import credential
+from payment_callback.app import build
+from payment_callback.channels.wechat import WeChat
 from payment_callback.channels.wechat_keys import fingerprint, public_key
+from payment_callback.doctor.echo import echo
 from payment_callback.doctor.examine import Diagnosis, Patient, examine
 from payment_callback.doctor.verdict import EXPLANATIONS, REMEDIES, Verdict
+from payment_callback.settings import CallbackSettings
 from tests.support.databases import Databases
+from tests.support.merchant import wechat_gateway
 from tests.support.payment_callback import CALLBACK, Process
 from tests.support.simulator import SimulatorProcess, free_port
 
@@ -217,14 +228,22 @@ async def test_outside_the_lab_http_ports_and_private_addresses_are_faults(scene
     assert private.verdict is Verdict.PRIVATE_ADDRESS
 
 
-async def test_probes_are_counted_apart_and_are_no_refusals(scene: Scene) -> None:
+async def test_probes_are_counted_apart_and_an_operator_sees_them_in_the_log(scene: Scene) -> None:
+    before = (await scene.service.http.get("/metrics")).text
+
     await scene.diagnose()
 
-    metrics = (await scene.service.http.get("/metrics")).text
-    logged = (await scene.service.http.get("/v1/callbacks")).json()["callbacks"]
+    after = (await scene.service.http.get("/metrics")).text
+    (newest, *_) = (await scene.service.http.get("/v1/callbacks")).json()["callbacks"]
+    assert 'verdict="doctor"' in after
+    assert _refusals(before) == _refusals(after)
+    assert (newest["verdict"], newest["reason"], newest["detail"]) == ("refused", "doctor", "would be bad_signature")
+    assert newest["source_address"]
+    assert "orderloop-doctor" not in str(newest)
 
-    assert 'verdict="doctor"' in metrics
-    assert "orderloop-doctor" not in str(logged)
+
+def _refusals(metrics: str) -> list[str]:
+    return [line for line in metrics.splitlines() if 'verdict="refused"' in line and "_created" not in line]
 
 
 async def test_nobody_else_can_make_or_use_a_credential(scene: Scene, keys: Keys) -> None:
@@ -304,6 +323,60 @@ async def test_the_channel_s_own_self_test_is_the_last_word(databases: Databases
     assert wrong == 1
     assert json.loads(why)["verdict"] == "wrong_key"
     assert "undecryptable" in json.loads(why)["detail"]
+
+
+class Fast:
+    """A clock that is six minutes ahead."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(minutes=6)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pool(databases: Databases) -> AsyncIterator[asyncpg.Pool]:
+    db = await asyncio.to_thread(databases.clone, "payment_callback")
+    async with postgres.pool(PostgresSettings(url=SecretStr(db.app_url)), application_name="test") as pool:
+        yield pool
+    await asyncio.to_thread(databases.drop, [db.name])
+
+
+async def test_a_service_whose_clock_is_wrong_says_so_itself(
+    scene: Scene, pool: asyncpg.Pool, channel: WeChat, keys: Keys
+) -> None:
+    settings, http_settings = CallbackSettings(), HttpSettings()  # type: ignore[call-arg]
+    key = credential.doctor_key(keys.apiv3_key)
+    app = build(pool, channels=[channel], settings=settings, clock=Fast(), http_settings=http_settings, doctor_key=key)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve([listening]))
+
+    diagnosis = await scene.diagnose(url=f"http://{HOST}:{listening.getsockname()[1]}{CALLBACK}")
+    server.should_exit = True
+    await serving
+
+    assert diagnosis.verdict is Verdict.CLOCK
+    assert diagnosis.detail.startswith("+36")
+    report = diagnosis.steps[0].finding.report
+    assert report is not None
+    assert report.reason == "clock"
+
+
+async def test_a_self_test_that_never_arrives_and_one_that_is_not_taken_are_told_apart(
+    pool: asyncpg.Pool, channel: WeChat, keys: Keys, tmp_path: Path
+) -> None:
+    shutil.copytree(keys.folder, tmp_path / "keys")
+    serials = [keys.public_key_id, "PUB_KEY_ID_9"]  # the channel knows nothing of the second
+    with WeChatPay(tmp_path, "") as wechat:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            gateway = wechat_gateway(client, wechat.url, keys)
+            swallowed, refused = await echo(
+                pool, gateway, channel, notify_url="http://127.0.0.1:1/", serials=serials, patience_seconds=0.5
+            )
+
+    assert swallowed.finding.verdict is Verdict.NOT_ARRIVED
+    assert "0.5 s" in swallowed.finding.detail
+    assert refused.finding.verdict is Verdict.NOT_ASKED
+    assert "PARAM_ERROR" in refused.finding.detail
 
 
 async def test_the_canary_publishes_what_it_finds_and_looks_again(scene: Scene, keys: Keys) -> None:

@@ -107,7 +107,7 @@ class Reception:
             notice = self._read(method, headers, body)
         except Refused as refused:
             if self._doctor and (proof := self._doctor.examine(headers, source_address, body, refused.reason)):
-                return self._prove(proof)
+                return await self._prove(proof, refused, kept, source_address, body)
             if refused.reason is Reason.UNKNOWN_SERIAL and self._on_unknown_serial:
                 self._on_unknown_serial()
             return await self._refuse(refused, kept, source_address, body)
@@ -150,9 +150,13 @@ class Reception:
             log.warning("authentic callback without effect", order_no=attempt.order_no, remark=attempt.notice.remark)
         return self.channel.stored()
 
-    def _prove(self, proof: str) -> Answer:
-        """Like any refusal, but for what only the doctor understands; neither logged nor budgeted, only counted."""
+    async def _prove(
+        self, proof: str, refused: Refused, kept: Mapping[str, str], source_address: str | None, body: bytes | None
+    ) -> Answer:
+        """Like any refusal, but for what only the doctor understands; counted apart, so that no alarm rings."""
         metrics.RECEIVED.labels(self.channel.name, "doctor", "").inc()
+        seen = Refused(Reason.DOCTOR, f"would be {refused.reason}")
+        await self._write_down(seen, 401, kept, source_address, body)
         return Answer(401, orjson.dumps({"code": "FAIL", "message": "失败", "proof": proof}))
 
     async def _refuse(
@@ -160,11 +164,29 @@ class Reception:
     ) -> Answer:
         status = _STATUS.get(refused.reason, 401)
         metrics.RECEIVED.labels(self.channel.name, Verdict.REFUSED, refused.reason).inc()
+        await self._write_down(refused, status, kept, source_address, body)
+        return self.channel.failed(status)
+
+    async def _write_down(
+        self,
+        refused: Refused,
+        status: int,
+        kept: Mapping[str, str],
+        source_address: str | None,
+        body: bytes | None,
+    ) -> None:
+        """Within the budget, unless only the channel itself can have caused it."""
         size = len(body or b"") + sum(map(len, kept.values()))
         if refused.reason not in _AUTHENTIC and not self._budget.spend(size, source_address, self._clock.now()):
             metrics.UNLOGGED.labels(self.channel.name).inc()
-            return self.channel.failed(status)
-        log.info("callback refused", channel=self.channel.name, reason=refused.reason, detail=refused.detail)
+            return
+        log.info(
+            "callback refused",
+            channel=self.channel.name,
+            reason=refused.reason,
+            detail=refused.detail,
+            source_address=source_address,
+        )
         with suppress(Exception):  # a refusal stands, whether or not it could be written down
             await self._writer.store(
                 Attempt(
@@ -178,7 +200,6 @@ class Reception:
                     trace_id=tracing.trace_id(),
                 )
             )
-        return self.channel.failed(status)
 
 
 def _traceparents(notice: Notice) -> tuple[str | None, ...]:

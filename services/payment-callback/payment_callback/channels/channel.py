@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     HEADER_MISSING = "header_missing"
     SIGNATURE_TYPE = "signature_type"
+    DOCTOR = "doctor"  # our own doctor's probe: refused like any other, and answered with what reached us
     PROBE = "probe"  # the channel tests whether we verify at all; refusing it is the right answer
     CLOCK = "clock"
     UNKNOWN_SERIAL = "unknown_serial"

@@ -23,13 +23,21 @@ _LOOK_SECONDS = 0.2
 
 
 async def echo(
-    pool: asyncpg.Pool, gateway: WeChatGateway, channel: WeChat, *, notify_url: str, serials: Iterable[str]
+    pool: asyncpg.Pool,
+    gateway: WeChatGateway,
+    channel: WeChat,
+    *,
+    notify_url: str,
+    serials: Iterable[str],
+    patience_seconds: float = _PATIENCE_SECONDS,
 ) -> list[Step]:
     """One self-test per key. Needs the service's own database."""
-    return [await _one(pool, gateway, channel, notify_url, serial) for serial in serials]
+    return [await _one(pool, gateway, channel, notify_url, serial, patience_seconds) for serial in serials]
 
 
-async def _one(pool: asyncpg.Pool, gateway: WeChatGateway, channel: WeChat, notify_url: str, serial: str) -> Step:
+async def _one(  # noqa: PLR0917
+    pool: asyncpg.Pool, gateway: WeChatGateway, channel: WeChat, notify_url: str, serial: str, patience_seconds: float
+) -> Step:
     what = f"the channel's self-test under {serial}"
     message = f"orderloop-{secrets.token_hex(12)}"
     began = datetime.now(UTC)
@@ -38,11 +46,11 @@ async def _one(pool: asyncpg.Pool, gateway: WeChatGateway, channel: WeChat, noti
     except (GatewayRefuses, GatewaySilent) as error:
         return Step(what, Finding(Verdict.NOT_ASKED, str(error)))
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(patience_seconds):
             while (row := await _arrived(pool, channel, message, began)) is None:  # noqa: ASYNC110  # another process logs it
                 await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError:
-        return Step(what, Finding(Verdict.NOT_ARRIVED, f"nothing in the log within {_PATIENCE_SECONDS:g} s"))
+        return Step(what, Finding(Verdict.NOT_ARRIVED, f"nothing in the log within {patience_seconds:g} s"))
     took = int((row["received_at"] - began).total_seconds() * 1000)
     if row["verdict"] == Taken.REFUSED:
         return Step(what, Finding(Verdict.WRONG_KEY, f"our service refused it: {row['reason']}"), took)

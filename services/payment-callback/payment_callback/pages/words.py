@@ -58,6 +58,7 @@ _REASONS = {
         "A signature header is missing; did a proxy drop it?",
     ),
     Reason.SIGNATURE_TYPE: ("签名算法不支持", "The signature is of another kind."),
+    Reason.DOCTOR: ("自检探测（doctor），拒绝即为正确", "The doctor's own probe: refusing it is right."),
     Reason.PROBE: ("渠道的签名探测，拒绝即为正确", "The channel's signature probe: refusing it is right."),
     Reason.CLOCK: ("时间戳与本机相差 5 分钟以上", "Its clock and ours differ by 5 minutes or more."),
     Reason.UNKNOWN_SERIAL: ("证书或公钥序列号未配置", "Signed with a key that is not configured here."),
