@@ -159,13 +159,13 @@ async def test_errands_are_forgotten_days_after_their_outcome_counted_and_open_o
         await owner.execute(insert, f"finished {days_ago} days ago", "closed", NOW - timedelta(days=days_ago))
     await owner.execute(insert, "open for a year", None, None)
     await owner.execute("insert into errand_timer (kind, key, due_at) values ('close', 'open for a year', now())")
-    before = REGISTRY.get_sample_value("orderloop_forgotten_total", {"what": "errands"}) or 0
+    before = REGISTRY.get_sample_value("orderloop_callback_forgotten_total", {"what": "errands"}) or 0
 
     await KEEP.enforce(pool)
 
     left = [row["key"] for row in await owner.fetch("select key from errand order by key")]
     assert left == ["finished 89 days ago", "open for a year"]
-    assert REGISTRY.get_sample_value("orderloop_forgotten_total", {"what": "errands"}) == before + 2
+    assert REGISTRY.get_sample_value("orderloop_callback_forgotten_total", {"what": "errands"}) == before + 2
     async with pool.acquire() as conn:
         with pytest.raises(asyncpg.RaiseError, match="30 days"):
             await errand_store.forget(conn, timedelta(days=29), 10)

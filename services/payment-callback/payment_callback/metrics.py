@@ -34,7 +34,9 @@ MISSING = Gauge(
     "Payments whose callback had not come when the channel was asked, ever: a late or applied one stays counted",
     ["channel", "policy"],
 )
-FORGOTTEN = Counter("orderloop_forgotten_total", "Rows of the memory and finished errands beyond their days", ["what"])
+FORGOTTEN = Counter(
+    "orderloop_callback_forgotten_total", "Rows of the memory and finished errands beyond their days", ["what"]
+)
 
 # Nobody rings for these while they are not there: they exist where certificates are in use, and downloaded.
 CERTIFICATE_ENDS = Gauge(
