@@ -1,22 +1,27 @@
 """A captured callback, judged on somebody's own machine: through the command, as a person would."""
 
-import asyncio
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from orderloop_lab.simulators.alipay_keys import open_keys as open_alipay_keys
 from orderloop_lab.simulators.wechat_keys import KeyMode, Keys
+from payment_callback.__main__ import main
 from tests.support import alipay
 from tests.support.wechat import TRANSACTION_ID, Sent, send, transaction
 
 AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+
+
+def verify(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    """What the command exits with, says and complains about."""
+    ended = CliRunner().invoke(main, ("verify", *arguments, "--json"), env={"COLUMNS": "200"})
+    return ended.exit_code, json.loads(ended.stdout or "{}"), ended.stderr
 
 
 @dataclass
@@ -31,24 +36,17 @@ class Capture:
         (self.folder / "headers").write_text(lines if raw else json.dumps(sent.headers))
         (self.folder / "body").write_bytes(sent.body)
 
-    async def judge(
-        self, *options: str, at: str = "2026-11-22T17:30:30+08:00"
-    ) -> tuple[int | None, dict[str, Any], str]:
+    def judge(self, *options: str, at: str = "2026-11-22T17:30:30+08:00") -> tuple[int, dict[str, Any], str]:
         given = options or (
             "--public-key",
             str(self.keys.folder / "public_key.pem"),
             "--serial",
             self.keys.public_key_id,
         )
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "payment_callback", "verify", "wechat", "--json", "--at", at, *given),
+        return verify(
+            *("wechat", "--at", at, *given),
             *("--headers", str(self.folder / "headers"), "--body", str(self.folder / "body")),
-            env={"PATH": "", "COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
         )
-        said, complaint = await process.communicate()
-        return process.returncode, json.loads(said or b"{}"), complaint.decode()
 
     @property
     def apiv3(self) -> tuple[str, ...]:
@@ -68,12 +66,12 @@ def sent(keys: Keys, **how: Any) -> Sent:
 
 
 @pytest.mark.parametrize("raw", [True, False])
-async def test_an_authentic_callback_is_shown_with_its_key_clock_and_masked_content(
+def test_an_authentic_callback_is_shown_with_its_key_clock_and_masked_content(
     capture: Capture, keys: Keys, raw: bool
 ) -> None:
     capture.keep(sent(keys), raw=raw)
 
-    status, said, _ = await capture.judge(*capture.apiv3)
+    status, said, _ = capture.judge(*capture.apiv3)
 
     assert (status, said["authentic"]) == (0, True)
     assert keys.public_key_id in said["facts"]["key"]
@@ -84,13 +82,13 @@ async def test_an_authentic_callback_is_shown_with_its_key_clock_and_masked_cont
     assert f"wechat:{TRANSACTION_ID}:paid" in said["remark"]
 
 
-async def test_a_platform_certificate_judges_and_without_the_apiv3_key_the_signature_still_is(
+def test_a_platform_certificate_judges_and_without_the_apiv3_key_the_signature_still_is(
     capture: Capture, keys: Keys
 ) -> None:
     capture.keep(sent(keys, mode=KeyMode.CERTIFICATE))
     (pem,) = (keys.folder / "certificates").glob("*.pem")
 
-    status, said, _ = await capture.judge("--certificate", str(pem), at=str(AT.timestamp()))
+    status, said, _ = capture.judge("--certificate", str(pem), at=str(AT.timestamp()))
 
     assert (status, said["authentic"], said["content"]) == (0, True, None)
     assert "valid until" in said["facts"]["key"]
@@ -116,35 +114,35 @@ async def test_a_platform_certificate_judges_and_without_the_apiv3_key_the_signa
         ),
     ],
 )
-async def test_a_refused_callback_says_why(capture: Capture, keys: Keys, damage: Any, reason: str, detail: str) -> None:
+def test_a_refused_callback_says_why(capture: Capture, keys: Keys, damage: Any, reason: str, detail: str) -> None:
     capture.keep(damage(sent(keys)))
 
-    status, said, _ = await capture.judge()
+    status, said, _ = capture.judge()
 
     assert (status, said["authentic"], said["reason"]) == (1, False, reason)
     assert detail in said["detail"]
 
 
-async def test_another_apiv3_key_does_not_open_what_is_authentic(capture: Capture, keys: Keys, tmp_path: Path) -> None:
+def test_another_apiv3_key_does_not_open_what_is_authentic(capture: Capture, keys: Keys, tmp_path: Path) -> None:
     capture.keep(sent(keys))
     (tmp_path / "key").write_text("x" * 32)
 
-    status, said, _ = await capture.judge(*capture.apiv3[:-1], str(tmp_path / "key"))
+    status, said, _ = capture.judge(*capture.apiv3[:-1], str(tmp_path / "key"))
 
     assert (status, said["reason"]) == (1, "undecryptable")
 
 
-async def test_input_that_cannot_be_used_is_a_third_thing(capture: Capture, keys: Keys, tmp_path: Path) -> None:
+def test_input_that_cannot_be_used_is_a_third_thing(capture: Capture, keys: Keys, tmp_path: Path) -> None:
     capture.keep(sent(keys))
     (tmp_path / "short").write_text("short")
     (tmp_path / "no.pem").write_text("no key")
 
-    no_key = await capture.judge("--serial", "PUB_KEY_ID_1")
-    no_pem = await capture.judge("--serial", "PUB_KEY_ID_1", "--public-key", str(tmp_path / "no.pem"))
-    short = await capture.judge(*capture.apiv3[:-1], str(tmp_path / "short"))
-    no_time = await capture.judge(at="yesterday")
+    no_key = capture.judge("--serial", "PUB_KEY_ID_1")
+    no_pem = capture.judge("--serial", "PUB_KEY_ID_1", "--public-key", str(tmp_path / "no.pem"))
+    short = capture.judge(*capture.apiv3[:-1], str(tmp_path / "short"))
+    no_time = capture.judge(at="yesterday")
     (tmp_path / "headers").write_text("what is this")
-    no_headers = await capture.judge()
+    no_headers = capture.judge()
 
     assert [one[0] for one in (no_key, no_pem, short, no_time, no_headers)] == [2] * 5
     assert "--certificate" in no_key[2]
@@ -153,25 +151,19 @@ async def test_input_that_cannot_be_used_is_a_third_thing(capture: Capture, keys
     assert "line 1" in no_headers[2]
 
 
-async def test_an_alipay_form_is_judged_and_shown_masked(tmp_path: Path) -> None:
+def test_an_alipay_form_is_judged_and_shown_masked(tmp_path: Path) -> None:
     alipay_keys = open_alipay_keys(tmp_path)
     sent = alipay.send(alipay_keys, alipay.trade(buyer_logon_id="13800009999"))
     (tmp_path / "body").write_bytes(sent.body)
     (tmp_path / "tampered").write_bytes(sent.body.replace(b"99.00", b"1.00"))
     pem = alipay_keys.settings()["ORDERLOOP_ALIPAY_PUBLIC_KEY_FILE"]
 
-    async def judge(body: str, *options: str) -> tuple[int | None, dict[str, Any]]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "payment_callback", "verify", "alipay", "--json", "--public-key", pem),
-            *("--body", str(tmp_path / body), *options),
-            env={"PATH": ""},
-            stdout=subprocess.PIPE,
-        )
-        said, _ = await process.communicate()
-        return process.returncode, json.loads(said)
+    def judge(body: str, *options: str) -> tuple[int, dict[str, Any]]:
+        status, said, _ = verify("alipay", "--public-key", pem, "--body", str(tmp_path / body), *options)
+        return status, said
 
-    authentic, tampered = await judge("body"), await judge("tampered")
-    another = await judge("body", "--app-id", "2021000000000000")
+    authentic, tampered = judge("body"), judge("tampered")
+    another = judge("body", "--app-id", "2021000000000000")
 
     assert (authentic[0], authentic[1]["content"]["total_amount"]) == (0, "99.00")
     assert "13800009999" not in json.dumps(authentic[1])

@@ -1,7 +1,9 @@
-"""WeChat Pay's rules, one by one. The signer is the simulator's, openssl's or the wechatpayv3 library's, never ours."""
+"""WeChat Pay's rules, one by one. Whoever signs here, the simulator, openssl, plain arithmetic, it is none of ours."""
 
 import base64
+import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,18 +78,37 @@ def test_a_certificates_serial_counts_as_a_number_however_it_is_written(channel:
     channel.verify(sent.lower | {"wechatpay-serial": "00" + keys.certificate_serial.lower()}, sent.body, NOW)
 
 
-def test_what_openssl_signs_verifies(channel: WeChat, keys: Keys, tmp_path: Path) -> None:
-    body = '{"金额":1}'.encode()
-    (tmp_path / "message").write_bytes(b"%d\nabc\n%b\n" % (int(AT), body))
-    key = keys.folder / "private" / "public_key_mode.pem"
-    signed = subprocess.run(
-        ["openssl", "dgst", "-sha256", "-sign", str(key), str(tmp_path / "message")], capture_output=True, check=True
-    )
+def by_openssl(key: Path, message: bytes) -> bytes:
+    command = ["openssl", "dgst", "-sha256", "-sign", str(key)]
+    return subprocess.run(command, input=message, capture_output=True, check=True).stdout
+
+
+def by_arithmetic(key: Path, message: bytes) -> bytes:
+    """RFC 8017, 8.2.1, with nothing but integers."""
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    assert isinstance(private, rsa.RSAPrivateKey)
+    n, d = private.public_key().public_numbers().n, private.private_numbers().d
+    digest_info = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(message).digest()
+    padded = b"\x00\x01" + b"\xff" * (256 - 3 - len(digest_info)) + b"\x00" + digest_info
+    return pow(int.from_bytes(padded, "big"), d, n).to_bytes(256, "big")
+
+
+# A machine need not have the command line.
+SIGNERS = [by_arithmetic, *([by_openssl] if shutil.which("openssl") else [])]
+
+
+@pytest.mark.parametrize("by", SIGNERS)
+@pytest.mark.parametrize("body", ['{"金额":1}'.encode(), b"", b"\n"])
+def test_what_others_sign_by_the_book_verifies(
+    channel: WeChat, keys: Keys, by: Callable[[Path, bytes], bytes], body: bytes
+) -> None:
+    message = b"%d\nabc\n%b\n" % (int(AT), body)
+    signature = by(keys.folder / "private" / "public_key_mode.pem", message)
 
     channel.verify(
         {
             "wechatpay-serial": keys.public_key_id,
-            "wechatpay-signature": base64.b64encode(signed.stdout).decode(),
+            "wechatpay-signature": base64.b64encode(signature).decode(),
             "wechatpay-timestamp": str(int(AT)),
             "wechatpay-nonce": "abc",
         },
@@ -442,6 +463,35 @@ def test_a_broken_tag_another_key_or_other_associated_data_do_not_decrypt(channe
     assert refusal(lambda: channel.translate(changed(sent, ciphertext=""))) is Reason.UNDECRYPTABLE
     assert refusal(lambda: channel.translate(changed(sent, associated_data="other"))) is Reason.UNDECRYPTABLE
     assert refusal(lambda: stranger.translate(sent.body)) is Reason.UNDECRYPTABLE
+
+
+@pytest.mark.parametrize("part", ["ciphertext", "tag", "nonce", "associated_data"])
+@given(data=st.data())
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_flipped_bit_below_the_signature_does_not_decrypt(
+    channel: WeChat, keys: Keys, part: str, data: st.DataObject
+) -> None:
+    sent = send(keys, transaction())
+    resource = json.loads(sent.body)["resource"]
+    sealed = base64.b64decode(resource["ciphertext"])
+    originals = {
+        "ciphertext": sealed[:-16],
+        "tag": sealed[-16:],
+        "nonce": resource["nonce"].encode(),
+        "associated_data": resource["associated_data"].encode(),
+    }
+    width = 8 if part in {"ciphertext", "tag"} else 7  # the others are text: with an eighth bit they would be none
+    bit = data.draw(st.integers(0, len(originals[part]) * width - 1))
+    flipped = bytearray(originals[part])
+    flipped[bit // width] ^= 1 << (bit % width)
+    parts = originals | {part: bytes(flipped)}
+    change = {
+        "ciphertext": base64.b64encode(parts["ciphertext"] + parts["tag"]).decode(),
+        "nonce": parts["nonce"].decode(),
+        "associated_data": parts["associated_data"].decode(),
+    }
+
+    assert refusal(lambda: channel.translate(changed(sent, **change))) is Reason.UNDECRYPTABLE
 
 
 @pytest.mark.parametrize(
