@@ -231,7 +231,8 @@ class Api:
         known = self._ledger.get("refund", number)
         if known is None:
             before = [one["amount"]["refund"] for one in self._ledger.all("refund")
-                      if one["transaction_id"] == transaction["transaction_id"]]  # fmt: skip
+                      if one["transaction_id"] == transaction["transaction_id"]
+                      and one["refund_status"] != "CLOSED"]  # fmt: skip
             if amount["total"] != transaction["amount"]["total"] or sum(before) + amount["refund"] > amount["total"]:
                 return 400, {"code": "INVALID_REQUEST", "message": "订单金额或退款金额与之前请求不一致"}
             if (self._ledger.get("refund_plan", number) or {}).get("refuse"):
