@@ -10,6 +10,8 @@ from orderloop_lab.campaigns import CAMPAIGNS, crash_plan, main
 from orderloop_lab.campaigns.crash_lives import KINDS
 from orderloop_lab.campaigns.payments_books import Books, Order
 from orderloop_lab.campaigns.payments_plan import FAILPOINTS, Plan, plan
+from orderloop_lab.campaigns.refunds import Money
+from orderloop_lab.campaigns.refunds_plan import plan as refunds_plan
 from orderloop_lab.errors import LabError
 from orderloop_lab.home import default_folder
 from orderloop_lab.simulators.wechat_notices import Faults
@@ -137,6 +139,34 @@ def test_a_crash_run_tells_every_kind_of_life_in_disorder_and_with_repeats() -> 
     assert sum(told.values()) > 1.3 * len(told)
     first = [one for chunk in planned.early for one in chunk]
     assert any(first.index((n, 0)) > first.index((n, 1)) for n, life in enumerate(planned.lives) if len(life.early) > 1)
+
+
+def test_refund_stories_are_a_function_of_their_seed_and_hold_every_way_money_goes_back() -> None:
+    stories = refunds_plan(200, seed=1)
+
+    assert stories == refunds_plan(200, seed=1) != refunds_plan(200, seed=2)
+    assert {act.what for story in stories for act in story.acts} == {
+        "refund",
+        "refund the second payment",
+        "confirm-receipt",
+    }
+    assert {act.amount_fen for story in stories for act in story.acts} >= {None, 900, 9900}
+    assert {word for story in stories for word in story.words} == {"SUCCESS", "ABNORMAL", "CLOSED"}
+
+
+def test_money_that_does_not_add_up_is_named() -> None:
+    right = Money("no", "refunded", "t", True, 9900, 0, 9900, 9900, 0, 0, channel_fen=9900)
+    cases = {
+        "at the channel": replace(right, channel_fen=0),
+        "are said to be refunded": replace(right, refunded_fen=1),
+        "of 9900 go back": replace(right, away_fen=1),
+        "were settled": replace(right, status="pending_settlement", settled_fen=9900),
+        "the order is paid": replace(right, status="paid"),
+    }
+
+    assert list(right.violations()) == []
+    for sentence, wrong in cases.items():
+        assert any(sentence in found for found in wrong.violations()), sentence
 
 
 def test_a_campaign_that_does_not_exist_is_told_with_those_that_do() -> None:

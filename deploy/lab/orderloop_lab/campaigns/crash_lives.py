@@ -3,6 +3,7 @@
 Bodies are written out here once more, apart from the house's own classes: this is what arrives on the wire.
 """
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orderloop import topics
+from orderloop.envelope import Envelope
 
 AMOUNT = 9900
 NO = "{order_no}"  # stands in ids and bodies for the number that the order will be given
@@ -24,6 +26,12 @@ class Told:
     event_id: str
     body: Mapping[str, Any] | str  # text is sent as it is: nobody can read it
     source: str
+
+    def record(self, order_no: str) -> tuple[bytes, list[tuple[str, bytes]]]:
+        """Value and headers of the record about this order."""
+        body = self.body if isinstance(self.body, str) else json.dumps(self.body)
+        envelope = Envelope(self.event_id.replace(NO, order_no), self.source, self.topic, datetime.now(UTC), order_no)
+        return body.replace(NO, order_no).encode(), envelope.headers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ def _paid(transaction: str, amount_fen: int = AMOUNT, currency: str = "CNY") -> 
     return Told(topics.PAYMENT_NOTIFIED, f"wechat:{transaction}:paid", body, "/payment-callback")
 
 
-def _label(waybill: str, parcel: int = 1, count: int = 1, *, foreign: bool = False) -> Told:
+def label(waybill: str, parcel: int = 1, count: int = 1, *, foreign: bool = False) -> Told:
     body = {
         "order_no": NO,
         "shipment_id": f"{NO}_S1",
@@ -99,7 +107,7 @@ def _scan(waybill: str, status: str, hours: float) -> Told:
 
 
 def _journey(waybill: str, parcel: int = 1, count: int = 1, *, arrives: bool = True) -> tuple[Told, ...]:
-    way = (_label(waybill, parcel, count), _picked_up(waybill), _scan(waybill, "in_transit", 12))
+    way = (label(waybill, parcel, count), _picked_up(waybill), _scan(waybill, "in_transit", 12))
     return (*way, _scan(waybill, "delivered", 40)) if arrives else way
 
 
@@ -188,7 +196,7 @@ KINDS: tuple[tuple[int, Callable[[str], Life]], ...] = (
     (3, lambda t: Life("underpaid", (_paid(t, 1),), status="pending", anomalies=("amount_mismatch",))),
     (2, lambda t: Life("dollars", (_paid(t, currency="USD"),), status="pending", anomalies=("currency_mismatch",))),
     (3, lambda t: Life("no label", (_paid(t), _picked_up(t), _scan(t, "delivered", 9)), waiting=2)),
-    (2, lambda t: Life("shipped unpaid", (_label(t), _picked_up(t)), status="pending", waiting=2)),
+    (2, lambda t: Life("shipped unpaid", (label(t), _picked_up(t)), status="pending", waiting=2)),
     (3, lambda t: Life("silent", (_paid(t), _raised("parcel_silent")), anomalies=("parcel_silent",))),
     (2, lambda t: Life("nobody's", (_paid(t),), status=None, anomalies=("unknown_order",))),
     (3, lambda t: Life("counts from one", (_paid(t), *_twice_one(t)), status="shipped", anomalies=("id_reused",))),
@@ -196,7 +204,7 @@ KINDS: tuple[tuple[int, Callable[[str], Life]], ...] = (
 
 
 def _twice_one(t: str) -> tuple[Told, ...]:
-    return _label(f"{t}A", foreign=True), _label(f"{t}B", foreign=True)
+    return label(f"{t}A", foreign=True), label(f"{t}B", foreign=True)
 
 
 def lives(count: int, chance: random.Random) -> list[Life]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from order_core.reserve import Reservation, reserve
 from orderloop import kafka
-from orderloop.envelope import Envelope
 from orderloop.errors import is_transient
 from orderloop.events import Item, Receiver
 from orderloop.ids import new_order_no
@@ -28,7 +26,7 @@ from orderloop_lab import databases
 from orderloop_lab.home import Home
 from orderloop_lab.topics import CONTRACT, create_topics
 
-from .crash_lives import AMOUNT, NO, Told
+from .crash_lives import AMOUNT, Told
 from .nursery import Child, Start, nursery
 
 PARTITIONS = 3  # as many as there are ever replicas; of dead letters, which are few, one
@@ -160,14 +158,9 @@ class Scene:
         sent = []
         for life, one in told:
             order_no = self.order_nos[life]
-            body = one.body if isinstance(one.body, str) else json.dumps(one.body)
-            event_id, source = one.event_id.replace(NO, order_no), one.source
-            headers = Envelope(event_id, source, one.topic, datetime.now(UTC), order_no).headers()
-            sent.append(
-                await self.producer.send(
-                    self.prefix + one.topic, body.replace(NO, order_no).encode(), key=order_no.encode(), headers=headers
-                )
-            )
+            value, headers = one.record(order_no)
+            key = order_no.encode()
+            sent.append(await self.producer.send(self.prefix + one.topic, value, key=key, headers=headers))
         for record in await asyncio.gather(*sent):
             at = TopicPartition(record.topic, record.partition)
             self.ends[at] = max(self.ends.get(at, 0), record.offset + 1)
