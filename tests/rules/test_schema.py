@@ -51,6 +51,54 @@ async def test_every_table_of_the_write_path_is_keyed_by_order(database: Callabl
     assert {table for table, columns in keys.items() if "order_no" not in columns} <= NOT_BY_ORDER
 
 
+async def _rules_without_the_order(database: Database) -> set[str]:
+    """Unique rules that could not be checked where an order's rows lie, and foreign keys that could lead elsewhere."""
+    conn = await asyncpg.connect(database.admin_url)
+    try:
+        rows = await conn.fetch(
+            """
+            with rule as (
+                select i.indrelid as relid, ic.relname as name, i.indkey::int2[] as columns
+                from pg_index i join pg_class ic on ic.oid = i.indexrelid
+                where i.indisunique
+                union all
+                select conrelid, conname, conkey from pg_constraint where contype = 'f'
+            )
+            select c.relname || ': ' || r.name as rule
+            from rule r
+            join pg_class c on c.oid = r.relid
+            where c.relnamespace = 'public'::regnamespace and not c.relispartition and c.relname <> all($1)
+              and not exists (select from pg_attribute a
+                              where a.attrelid = c.oid and a.attnum = any(r.columns) and a.attname = 'order_no')
+            """,
+            list(NOT_BY_ORDER),
+        )
+    finally:
+        await conn.close()
+    return {row["rule"] for row in rows}
+
+
+async def test_every_unique_rule_and_foreign_key_of_the_write_path_names_the_order(
+    database: Callable[[str], Database],
+) -> None:
+    """What a distributed PostgreSQL needs to keep an order's rows together (docs/adr/0010)."""
+    assert await _rules_without_the_order(database("order_core")) == set()
+
+
+async def test_a_planted_rule_without_the_order_would_be_found(database: Callable[[str], Database]) -> None:
+    planted = database("order_core")
+    owner = await asyncpg.connect(planted.owner_url)
+    try:
+        await owner.execute(
+            """create unique index planted on parcel (waybill_no);
+               create table kind (name text primary key, order_no text);
+               alter table anomaly add constraint elsewhere foreign key (kind) references kind (name)"""
+        )
+    finally:
+        await owner.close()
+    assert await _rules_without_the_order(planted) == {"parcel: planted", "anomaly: elsewhere", "kind: kind_pkey"}
+
+
 async def test_a_planted_table_with_another_key_would_be_found(database: Callable[[str], Database]) -> None:
     planted = database("order_core")
     owner = await asyncpg.connect(planted.owner_url)

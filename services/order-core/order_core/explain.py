@@ -85,13 +85,13 @@ def _lines(story: Mapping[str, Any], now: datetime, language: Language) -> Itera
     order, changes = story["order"], story["changes"]
     status = Status(order["status"])
     # Scans and notes are versions too: it has stood here since it last moved.
-    moved = next((c["recorded_at"] for c in reversed(changes) if c["from"] != c["to"]), order["updated_at"])
+    moved = (c["recorded_at"] for c in reversed(changes) if c["from"] != c["to"])
+    since = _when(next(moved, order["completed_at"] or order["created_at"]), now)
     yield (
         f"{_say('order', language)} {order['order_no']}: {STATUSES[status][language]} ({status}), "
         f"{yuan(order['amount_fen'])} {order['currency']}"
     )
-    waits, since = _say("waits", language), _say("since", language)
-    yield f"{waits}: {WAITS[status][language]}; {since} {_when(moved, now)}"
+    yield f"{_say('waits', language)}: {WAITS[status][language]}; {_say('since', language)} {since}"
     yield f"{_say('can', language)}: {CAN[status][language]}"
     yield from _open_ends(story, now, language)
     yield f"{_say('happened', language)}:"

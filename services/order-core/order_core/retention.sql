@@ -49,8 +49,8 @@ order by month, parent desc;
 select case
     when exists (select from orders where order_no >= :month and order_no < :next_month
                  and status <> all(:finished::text[])) then 'orders are not finished'
-    when exists (select from orders where order_no >= :month and order_no < :next_month
-                 and updated_at >= :untouched_since) then 'orders may still be refunded'
+    when exists (select from order_log where order_no >= :month and order_no < :next_month
+                 and recorded_at >= :untouched_since) then 'orders may still be refunded'
     when exists (select from refund where order_no >= :month and order_no < :next_month
                  and state in ('held', 'asked', 'abnormal')) then 'refunds are not finished'
     when exists (select from anomaly where order_no >= :month and order_no < :next_month
