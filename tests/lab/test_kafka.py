@@ -23,27 +23,22 @@ async def _read(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
         return [(await consumer.getone()).value for _ in range(count)]
 
 
-async def test_acknowledged_records_outlive_a_kill_and_a_clean_stop(tmp_path: Path) -> None:
-    async with own_home(tmp_path / "lab") as (home, supervisor):
-        bootstrap = await kafka.start(home, supervisor, QUIET)
-        await create_topics(bootstrap, names=("orders",))
-        await _produce(bootstrap, "orders", b"first")
-        await supervisor.kill(kafka.NAME)
-        await supervisor.restart(kafka.NAME)
-        await _produce(bootstrap, "orders", b"second")
-        await supervisor.stop(kafka.NAME)
-        assert await kafka.start(home, supervisor, QUIET) == bootstrap
-        assert await _read(bootstrap, "orders", 2) == [b"first", b"second"]
-
-
-async def test_two_brokers_side_by_side_know_nothing_of_each_other(
+async def test_acknowledged_records_outlive_a_kill_and_a_clean_stop_beside_a_broker_that_knows_nothing_of_them(
     tmp_path: Path, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
+    topic = f"{topic_prefix}orders"
     async with own_home(tmp_path / "lab") as (home, supervisor):
-        other = await kafka.start(home, supervisor, QUIET)
-        await create_topics(other, names=(f"{topic_prefix}mine",))
-        async with AIOKafkaConsumer(bootstrap_servers=kafka_bootstrap) as consumer:
-            assert f"{topic_prefix}mine" not in await consumer.topics()
+        bootstrap = await kafka.start(home, supervisor, QUIET)
+        await create_topics(bootstrap, names=(topic,))
+        await _produce(bootstrap, topic, b"first")
+        await supervisor.kill(kafka.NAME)
+        await supervisor.restart(kafka.NAME)
+        await _produce(bootstrap, topic, b"second")
+        await supervisor.stop(kafka.NAME)
+        assert await kafka.start(home, supervisor, QUIET) == bootstrap
+        assert await _read(bootstrap, topic, 2) == [b"first", b"second"]
+        async with AIOKafkaConsumer(bootstrap_servers=kafka_bootstrap) as beside:
+            assert topic not in await beside.topics()
 
 
 async def test_a_topic_that_nobody_made_is_an_error(kafka_bootstrap: str, topic_prefix: str) -> None:
