@@ -6,11 +6,11 @@ errors are retried without limit; the data's errors are bisected down to the poi
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 import structlog
@@ -37,8 +37,7 @@ _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer 
 _PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process has to stop
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """An event as it came, with the context that whatever it causes belongs under."""
 
     envelope: Envelope
@@ -152,7 +151,8 @@ class Consumer:
 
     async def _apply(self, received: Sequence[Received], *, attempt: int = 1) -> None:
         """The whole batch at once; if its data is at fault, halves, down to the one event that is."""
-        received = [one for one in received if _origin(one.record) not in self._parked]
+        if self._parked:
+            received = [one for one in received if _origin(one.record) not in self._parked]
         if not received:
             return
         self._beat()
@@ -170,13 +170,15 @@ class Consumer:
             return
         self._fuse.passed(len(received))
         metrics.BATCH_SIZE.labels(self._group).observe(len(received))
-        for one in received:
-            metrics.CONSUMED.labels(one.topic, self._group).inc()
+        for topic, count in Counter(one.topic for one in received).items():
+            metrics.CONSUMED.labels(topic, self._group).inc(count)
 
     async def _handle_traced(self, received: Sequence[Received]) -> None:
         spans: list[Any] = []
-        traced: list[Received] = []
-        for one in received:
+        traced = list(received)
+        for n, one in enumerate(received):
+            if not tracing.is_sampled(one.traceparent):
+                continue
             span, traceparent = tracing.start_process(
                 one.topic,
                 traceparent=one.envelope.traceparent,
@@ -187,7 +189,7 @@ class Consumer:
                 group=self._group,
             )
             spans.append(span)
-            traced.append(replace(one, traceparent=traceparent))
+            traced[n] = one._replace(traceparent=traceparent)
         try:
             with tracing.batch(spans, group=self._group, count=len(received)):
                 await self._handle(traced)

@@ -97,9 +97,9 @@ async def stage_encoded(
         topics=topics,
         event_ids=event_ids,
         occurred_ats=occurred_ats,
-        traceparents=traceparents,
+        traceparents=traceparents if any(traceparents) else [],  # unnest fills a shorter array up with nulls
         bodies=bodies,
-        records=[None] * len(order_nos),
+        records=[],
     )
     await _sql.wake(conn)
 

@@ -83,7 +83,7 @@ def start_send(
 
     An event that is not sampled costs nothing: no span, and its context is passed on as it is.
     """
-    if not _sampled(traceparent):
+    if not is_sampled(traceparent):
         return None, traceparent
     sending = _tracer.start_span(
         f"send {topic}",
@@ -103,11 +103,17 @@ def start_send(
     return sending, _traceparent(sending)
 
 
+def is_sampled(traceparent: str | None) -> bool:
+    """Whether somebody wants spans below this context; an event that is not sampled costs nothing but this look."""
+    # W3C Trace Context 1, section 3.2.2: version-traceid-parentid-flags, bit 0 of the flags = sampled.
+    return traceparent is not None and len(traceparent) >= 55 and traceparent[54] in "13579bdf"
+
+
 def start_process(
     topic: str, *, traceparent: str | None, order_no: str, event_id: str, partition: int, offset: int, group: str
 ) -> tuple[Span | None, str | None]:
     """A CONSUMER span below (and linked to) the record's context, and the context for what the event will cause."""
-    if not _sampled(traceparent):
+    if not is_sampled(traceparent):
         return None, traceparent
     remote = _context(traceparent)
     processing = _tracer.start_span(
@@ -186,11 +192,6 @@ def trace_id() -> str | None:
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace id inside a W3C traceparent."""
     return traceparent[3:35] if traceparent and len(traceparent) >= 55 else None
-
-
-def _sampled(traceparent: str | None) -> bool:
-    # W3C Trace Context 1, section 3.2.2: version-traceid-parentid-flags, bit 0 of the flags = sampled.
-    return traceparent is not None and len(traceparent) >= 55 and traceparent[54] in "13579bdf"
 
 
 def _context(traceparent: str | None) -> otel_context.Context:
