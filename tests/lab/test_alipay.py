@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from orderloop_lab.simulators.alipay_keys import APP_ID, SELLER_ID, Keys, open_keys, prepare
-from orderloop_lab.simulators.alipay_notices import RETRIES, Faults, Manner
+from orderloop_lab.simulators.alipay_notices import RETRIES, Faults
+from orderloop_lab.simulators.delivery import Manner
 from tests.support.simulator import SimulatorProcess
 
 ORDER_NO = "261122093015ABCDEFGH1234"

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from wechatpayv3 import WeChatPay, WeChatPayType
 
+from orderloop_lab.simulators.delivery import Manner
 from orderloop_lab.simulators.wechat_keys import APPID, MCHID, prepare
-from orderloop_lab.simulators.wechat_notices import RETRIES, Faults, Manner
+from orderloop_lab.simulators.wechat_notices import RETRIES, Faults
 from tests.support.simulator import SimulatorProcess
 
 ORDER_NO = "261122093015ABCDEFGH1234"

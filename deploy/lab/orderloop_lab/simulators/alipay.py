@@ -10,16 +10,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -294,26 +292,16 @@ def _yuan(amount_fen: int) -> str:
     return f"{Decimal(amount_fen) / 100:.2f}"
 
 
-async def _bad_request(_: Request, error: Exception) -> Response:
-    return JSONResponse({"code": "40002", "msg": str(error)}, 400)
+def _bad_request(message: str) -> Response:
+    return JSONResponse({"code": "40002", "msg": message}, 400)
 
 
 def build(sim: Simulator) -> Starlette:
-    client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=None)  # noqa: S113  # Post keeps the deadline
     keys = open_keys(sim.state)
-    post = Post(sim, keys, client)
+    post = Post(sim, keys)
     channel = Alipay(sim, keys, post, os.environ.get("SIM_NOTIFY_URL", ""))
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        post.resume()
-        yield
-        await post.stop()
-        await client.aclose()
-        sim.ledger.close()
-
-    return Starlette(
-        routes=[
+    return post.application(
+        [
             Route("/sim/open", channel.open, methods=["POST"]),
             Route("/sim/pay", channel.pay, methods=["POST"]),
             Route("/sim/refund", channel.refund, methods=["POST"]),
@@ -323,8 +311,7 @@ def build(sim: Simulator) -> Starlette:
             Route("/sim/ledger", channel.ledger),
             Route("/gateway.do", channel.gateway, methods=["POST"]),
         ],
-        lifespan=lifespan,
-        exception_handlers={ValidationError: _bad_request},
+        _bad_request,
     )
 
 

@@ -11,13 +11,11 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -229,33 +227,17 @@ class WeChatPay:
         return JSONResponse({"notice_id": notice["notice_id"], "attempt": attempt})
 
 
-async def _bad_request(_: Request, error: Exception) -> Response:
-    return refusal(400, "PARAM_ERROR", str(error))
+def _bad_request(message: str) -> Response:
+    return refusal(400, "PARAM_ERROR", message)
 
 
 def build(sim: Simulator) -> Starlette:
     keys = open_keys(sim.state)
-    client = httpx.AsyncClient(
-        headers={"User-Agent": "Mozilla/4.0"},  # what the real one sends, and what firewalls stumble over
-        follow_redirects=False,
-        trust_env=False,
-        timeout=None,  # noqa: S113  # Post keeps the deadline, over the whole exchange
-        limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
-    )
     certificates = Certificates(sim, keys)
-    post = Post(sim, keys, certificates, client)
+    post = Post(sim, keys, certificates)
     channel = WeChatPay(sim, keys, certificates, post, os.environ.get("SIM_NOTIFY_URL", ""))
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        post.resume()
-        yield
-        await post.stop()
-        await client.aclose()
-        sim.ledger.close()
-
-    return Starlette(
-        routes=[
+    return post.application(
+        [
             Route("/sim/prepay", channel.prepay, methods=["POST"]),
             Route("/sim/pay", channel.pay, methods=["POST"]),
             Route("/sim/refund", channel.refund, methods=["POST"]),
@@ -268,8 +250,7 @@ def build(sim: Simulator) -> Starlette:
             *channel.api.routes(),
             *certificates.routes(),
         ],
-        lifespan=lifespan,
-        exception_handlers={ValidationError: _bad_request},
+        _bad_request,
     )
 
 
