@@ -45,9 +45,9 @@ class Certificates:
             self._next_at = min(self._next_at, self._tried_at + _SOONEST)
 
     async def look(self, pool: asyncpg.Pool) -> None:
-        """Learn what any replica has downloaded, and download when it is time."""
+        """Learn, and download when it is time."""
+        await self.learn(pool)
         if self._gateway is not None:
-            await self._learn(pool)
             now = self._clock.now()
             if self._next_at is None or now >= self._next_at:
                 self._tried_at = now
@@ -57,6 +57,15 @@ class Certificates:
             if key.not_after is not None:
                 metrics.CERTIFICATE_ENDS.labels(NAME, serial).set(key.not_after.timestamp())
 
+    async def learn(self, pool: asyncpg.Pool) -> None:
+        """What any replica has downloaded; with the public key alone, what once was downloaded counts no more."""
+        if self._gateway is None:
+            return
+        async with pool.acquire() as conn:
+            pems, downloaded_at = await store.certificates(conn)
+        self._channel.trust(certificates(pems))
+        metrics.CERTIFICATES_DOWNLOADED.labels(NAME).set(downloaded_at.timestamp() if downloaded_at else 0)
+
     async def known(self) -> None:
         """Raises Transient as long as there is no key at all: a replica that can verify nothing is not ready.
 
@@ -64,12 +73,6 @@ class Certificates:
         """
         if not self._channel.keys:
             raise Transient("no key of the channel is known yet")
-
-    async def _learn(self, pool: asyncpg.Pool) -> None:
-        async with pool.acquire() as conn:
-            pems, downloaded_at = await store.certificates(conn)
-        self._channel.trust(certificates(pems))
-        metrics.CERTIFICATES_DOWNLOADED.labels(NAME).set(downloaded_at.timestamp() if downloaded_at else 0)
 
     async def _download(self, pool: asyncpg.Pool, gateway: WeChatGateway) -> None:
         try:
@@ -83,6 +86,6 @@ class Certificates:
             metrics.DOWNLOADS.labels(NAME, "done").inc()
             async with pool.acquire() as conn:
                 await store.keep_certificates(conn, pems)
-            await self._learn(pool)
+            await self.learn(pool)
         wait = download_wait(self._failures, every=self._every, chance=random.random())  # spreads load
         self._next_at = self._clock.now() + wait

@@ -49,18 +49,21 @@ async def diagnose(wishes: Wishes) -> Diagnosis:
             connect_to=wishes.connect_to,
         )
     )
-    return await _with_echo(diagnosis, channel) if wishes.echo else diagnosis
+    return await _with_echo(diagnosis) if wishes.echo else diagnosis
 
 
-async def _with_echo(diagnosis: Diagnosis, channel: WeChat) -> Diagnosis:
-    """The channel's own self-test, under every key that is configured; it is the last word."""
+async def _with_echo(diagnosis: Diagnosis) -> Diagnosis:
+    """The channel's own self-test, under every key that is configured or downloaded; it is the last word."""
     async with (
         postgres.pool(PostgresSettings(), application_name=f"{SERVICE} doctor") as pool,  # pyright: ignore[reportCallIssue]
         httpx.AsyncClient(follow_redirects=False, trust_env=False) as client,
     ):
-        gateway = accounts.wechat(client, SystemClock()).gateway
-        if not isinstance(gateway, WeChatGateway):
+        account = accounts.wechat(client, SystemClock())
+        channel, gateway = account.channel, account.gateway
+        if not isinstance(gateway, WeChatGateway) or not isinstance(channel, WeChat):
             raise Permanent("the self-test needs ORDERLOOP_WECHAT_MERCHANT_SERIAL and …_MERCHANT_KEY_FILE")
+        if account.certificates is not None:
+            await account.certificates.learn(pool)
         steps = await echo(pool, gateway, channel, notify_url=diagnosis.url, serials=channel.fingerprints)
     told = replace(diagnosis, steps=[*diagnosis.steps, *steps])
     failed = [step for step in steps if step.finding.verdict is not Verdict.HEALTHY]

@@ -146,12 +146,11 @@ class Api:
     def _echo(self, request: Request, body: bytes) -> Said:
         """Answers, and notifies in the same key mode. [WXDOC 4014551946]"""
         said = json.loads(body)
-        serial = request.headers.get("wechatpay-serial", "")
-        modes = {self._keys.public_key_id: KeyMode.PUBLIC_KEY, self._keys.certificate_serial: KeyMode.CERTIFICATE}
-        if serial not in modes or not said.get("echo_message"):
+        mode = self._certificates.mode(request.headers.get("wechatpay-serial", ""))
+        if mode is None or not said.get("echo_message"):
             return 400, {"code": "PARAM_ERROR", "message": "Wechatpay-Serial 或 echo_message 有误"}
         if said.get("notify_url") and self.echoed is not None:
-            self.echoed(said["echo_message"], said["notify_url"], modes[serial])
+            self.echoed(said["echo_message"], said["notify_url"], mode)
         return 200, {"echo_message": said["echo_message"]}
 
     def _query(self, request: Request, _: bytes) -> Said:

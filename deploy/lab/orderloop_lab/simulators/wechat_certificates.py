@@ -62,6 +62,13 @@ class Certificates:
         certificate, key = self._all[-1 if newest else -2]
         return _serial(certificate), key
 
+    def mode(self, serial: str) -> KeyMode | None:
+        """What a serial is the name of; hexadecimal numbers may be padded."""
+        if serial == self._keys.public_key_id:
+            return KeyMode.PUBLIC_KEY
+        known = {_serial(certificate).lstrip("0") for certificate, _ in self._all}
+        return KeyMode.CERTIFICATE if serial.upper().lstrip("0") in known else None
+
     def listed(self) -> dict[str, Any]:
         """The answer to `GET /v3/certificates`."""
         withdrawn = (self._sim.ledger.get("certificates", "traffic") or {}).get("withdraw", False)
