@@ -19,7 +19,7 @@ from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 from orderloop_lab.progress import step, steps
-from tests.bench import callbacks, harness, relay, write_path
+from tests.bench import callbacks, end_to_end, harness, relay, write_path
 from tests.bench.harness import Benchmark, Result
 from tests.support import sessions
 from tests.support.databases import Databases
@@ -30,6 +30,7 @@ class Scales:
     write_path: write_path.Scale
     callbacks: callbacks.Scale
     relay: relay.Scale
+    end_to_end: end_to_end.Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,16 @@ def _relay(on: Ground) -> Opening:
     return relay.benchmark(on.scales.relay, databases=on.databases, home=on.home)
 
 
+def _end_to_end(on: Ground) -> Opening:
+    return end_to_end.benchmark(on.scales.end_to_end, databases=on.databases, home=on.home, folder=on.folder)
+
+
 BENCHMARKS: dict[str, Callable[[Ground], Opening]] = {
     "payments": _write_path(write_path.PAYMENTS),
     "lives": _write_path(write_path.LIVES),
     "callbacks": _callbacks,
     "relay": _relay,
+    "end-to-end": _end_to_end,
 }
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -87,7 +93,8 @@ def main(  # noqa: PLR0917 # the command line
     home = sessions.new_home()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            scales = Scales(scale, callbacks.Scale(notices), relay.Scale(seconds, backlog))
+            stream = end_to_end.Scale(rounds, 2 * batches, existing, seed)
+            scales = Scales(scale, callbacks.Scale(notices), relay.Scale(seconds, backlog), stream)
             results = runner.run(_measure(chosen, scales, home))
     except LabError as error:
         Console(stderr=True).print(f"[red]bench:[/] {error}", soft_wrap=True)
@@ -99,7 +106,7 @@ def main(  # noqa: PLR0917 # the command line
         console.width = 150  # a log has no width of its own; a narrower table would cut its figures
     console.print(
         f"{rounds} rounds, each of {batches} x {write_path.BATCH} events ({existing:,} older orders, seed {seed}) "
-        f"or of {notices:,} callbacks, or of twice {seconds:.0f} s and {backlog:,} rows"
+        f"or of {notices:,} callbacks, or of twice {seconds:.0f} s and {backlog:,} rows; twice the events end-to-end"
     )
     harness.show(results, console=console)
     harness.save(results, out)
