@@ -33,7 +33,7 @@ def outcomes(
 
     async def campaign() -> dict[int, Outcome]:
         async with ground(session_home, postgres_admin_url, kafka_bootstrap) as around:
-            return {outcome.plan.seed: outcome for outcome in await runs(around, wanted)}
+            return {outcome.plan.seed: outcome for outcome in await runs(around, [plan(seed) for seed in wanted])}
 
     return run(campaign())
 

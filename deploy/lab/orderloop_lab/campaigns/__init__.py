@@ -23,7 +23,7 @@ from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
 from orderloop_lab.progress import steps
 
-from . import crash, outbox, payments, refunds, ship
+from . import crash, outage, outbox, payments, refunds, ship
 from .verdict import Verdict
 
 __all__ = ["CAMPAIGNS", "Campaign", "Verdict", "main"]
@@ -46,6 +46,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "payments": Campaign(payments.PURPOSE, payments.campaign, "orders", usual=10_000, least=20),
     "outbox": Campaign(outbox.PURPOSE, outbox.campaign, "rows", usual=1_000_000, least=1000),
     "crash": Campaign(crash.PURPOSE, crash.campaign, "runs", usual=200),
+    "outage": Campaign(outage.PURPOSE, outage.campaign, "minutes", usual=6),
     "refunds": Campaign(refunds.PURPOSE, refunds.campaign, "orders", usual=2000),
     "ship": Campaign(ship.PURPOSE, ship.campaign, "orders", usual=60),
 }

@@ -46,16 +46,19 @@ class Outcome:
 
 
 async def campaign(folder: Path, *, n: int, seed: int, progress: Progress) -> Verdict:
-    """Runs with the seeds from `seed` on, on a PostgreSQL and a Kafka in `folder`, which are stopped again."""
+    """Runs with the seeds from `seed` on."""
+    return await campaign_of([plan(one) for one in range(seed, seed + n)], folder, progress=progress)
+
+
+async def campaign_of(plans: Sequence[Plan], folder: Path, *, progress: Progress) -> Verdict:
+    """On a PostgreSQL and a Kafka in `folder`, which are stopped again."""
     home = Home(folder)
     supervisor = Supervisor(home)
     try:
         bootstrap = await kafka.start(home, supervisor, progress)
         async with ground(home, await postgres.start(home, supervisor, progress), bootstrap) as around:
-            with step(progress, "Runs", total=n) as bar:
-                outcomes = await runs(
-                    around, range(seed, seed + n), supervisor, done=lambda _: progress.update(bar, advance=1)
-                )
+            with step(progress, "Runs", total=len(plans)) as bar:
+                outcomes = await runs(around, plans, supervisor, done=lambda _: progress.update(bar, advance=1))
     finally:
         await supervisor.stop_all()
     return verdict(outcomes)
@@ -83,12 +86,12 @@ def verdict(outcomes: Sequence[Outcome]) -> Verdict:
 
 async def runs(
     ground: Ground,
-    seeds: Sequence[int],
+    plans: Sequence[Plan],
     supervisor: Supervisor | None = None,
     *,
     done: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """One run per seed, several at a time; those that stop PostgreSQL or Kafka (by `supervisor`) alone."""
+    """One run per plan, several at a time; those that stop PostgreSQL or Kafka (by `supervisor`) alone."""
     lanes = asyncio.Semaphore(LANES)
 
     async def one(plan: Plan) -> Outcome:
@@ -97,7 +100,6 @@ async def runs(
         done(outcome)
         return outcome
 
-    plans = [plan(seed) for seed in seeds]
     outcomes = await asyncio.gather(*(one(plan) for plan in plans if plan.fault.trouble not in ALONE))
     outcomes += [await one(plan) for plan in plans if plan.fault.trouble in ALONE]
     return sorted(outcomes, key=lambda outcome: outcome.plan.seed)
@@ -112,7 +114,7 @@ async def run(ground: Ground, plan: Plan, supervisor: Supervisor | None) -> Outc
             async with strike(place, plan.fault, supervisor) as blow:
                 outcome.violations += await _tell(place, plan, blow)
                 await _until_it_has_struck(place, plan, blow)
-                if not await place.until(place.settled, seconds=_PATIENCE_SECONDS):
+                if not await place.until(place.settled, seconds=_patience(plan)):
                     outcome.violations.append("not everything was taken in and published")
                 await _judge(place, outcome)
     except LabError as error:
@@ -128,7 +130,7 @@ async def _tell(place: Scene, plan: Plan, blow: Blow) -> list[str]:
         if n == plan.fault.nth:
             blow.due.set()
         await _breath(place, blow)
-    await place.until(place.settled, seconds=_PATIENCE_SECONDS)
+    await place.until(place.settled, seconds=_patience(plan))
     hands = asyncio.Semaphore(_HANDS)
 
     async def command(number: int, route: str) -> str | None:
@@ -141,6 +143,10 @@ async def _tell(place: Scene, plan: Plan, blow: Blow) -> list[str]:
         await place.tell(chunk)
         await _breath(place, blow)
     return [sentence for sentence in refused if sentence]
+
+
+def _patience(plan: Plan) -> float:
+    return _PATIENCE_SECONDS + plan.fault.away_seconds
 
 
 async def _breath(place: Scene, blow: Blow) -> None:
@@ -157,7 +163,7 @@ async def _until_it_has_struck(place: Scene, plan: Plan, blow: Blow) -> None:
     """Repeats go on as long as the trouble does."""
     chance = random.Random(plan.seed)
     early = [told for chunk in plan.early_chunks() for told in chunk]
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _patience(plan)
     while not blow.over and time.monotonic() < deadline:
         await place.tell(chance.sample(early, k=20))
         await _breath(place, blow)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -21,7 +20,6 @@ from .cutting import proxy
 _LOOK_SECONDS = 0.02
 _READY_SECONDS = 60.0
 _BEYOND_SECONDS = SESSION_SECONDS + 1.0
-_AWAY_SECONDS = (0.0, 1.0, 3.0)
 _BY_VISITS = frozenset({Trouble.KILL, Trouble.FREEZE, Trouble.CUT_AFTER, Trouble.CUT_BEFORE})
 
 
@@ -165,6 +163,9 @@ async def _away(place: Scene, fault: Fault, blow: Blow, supervisor: Supervisor) 
     await blow.due.wait()
     await supervisor.kill(name, number)
     await supervisor.wait_until_ended(name)
-    await asyncio.sleep(random.Random(fault.nth).choice(_AWAY_SECONDS))  # the fault itself
+    await asyncio.sleep(fault.away_seconds)  # the fault itself
     await supervisor.restart(name)
+    for replica in place.replicas:
+        if await replica.child.status() is not None:
+            raise LabError(f"{replica.name} ended while {name} was away")
     blow.over = True

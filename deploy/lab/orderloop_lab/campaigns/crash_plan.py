@@ -11,6 +11,7 @@ from .payments_plan import digest
 ORDERS = 60  # some 300 records with their repeats
 _CHUNKS = 10  # of what comes early; as many transactions and more
 _REPEATED = 0.35
+_AWAY = (0.0, 1.0, 3.0)  # seconds
 
 
 class Trouble(StrEnum):
@@ -49,9 +50,10 @@ class Fault:
     trouble: Trouble
     failpoint: str  # "" unless something is killed at it
     nth: int  # visit of the failpoint, or chunk of the records, at which it strikes
+    away_seconds: float = 0.0  # how long PostgreSQL or Kafka stays away, its own start not counted
 
     def __str__(self) -> str:
-        return f"{self.trouble}: {self.failpoint}@{self.nth}" if self.failpoint else f"{self.trouble}, {self.nth}"
+        return f"{self.failpoint}@{self.nth}" if self.failpoint else f"{self.trouble}, {self.nth}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def plan(seed: int) -> Plan:
     late = [
         (life, len(one.early) + n) for life, one in enumerate(everyone) for n in range(len(one.late))
     ] + chance.sample(early, k=len(early) // 5)  # whole batches of repeats, long after the first telling
-    fault = Fault(trouble, failpoint, _visit(when, chance))
+    fault = Fault(trouble, failpoint, _visit(when, chance), chance.choice(_AWAY) if trouble in ALONE else 0.0)
     return Plan(seed, fault, everyone, _chunks(early, _CHUNKS, chance), _chunks(late, _CHUNKS // 3, chance))
 
 
