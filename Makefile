@@ -25,7 +25,7 @@ OURS := orderloop-shared orderloop-order-core
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up down status verify campaign campaigns jaeger test bench check lint types imports dependencies docs docs-check \
+.PHONY: help demo up down status verify campaign campaigns nightly mutants jaeger test bench check lint types imports dependencies docs docs-check \
 	format lock audit clean always
 
 help: ## list the goals
@@ -50,6 +50,12 @@ verify: .venv/made ## check every invariant of a running lab
 
 campaign: .venv/made ## one kind of trouble in all its forms, in a lab of its own: NAME=crash RUNS=200 SEED=1
 	@$(LAB) campaign $(NAME) $(SIZE:%=--n %) --seed $(SEED)
+
+nightly: .venv/made ## every campaign at full length, then the mutants, and a summary: about two hours
+	@$(RUN) tests.nightly
+
+mutants: .venv/made ## put faults back that others have had, and see the named tests fail: MUTANTS=cursor for some
+	@$(RUN) tests.mutants $(MUTANTS)
 
 campaigns: .venv/made ## list the campaigns
 	@$(LAB) campaigns
@@ -86,8 +92,9 @@ dependencies: .venv/made
 docs-check: .venv/made
 	@.venv/bin/python docs/generate.py --check
 
-docs: .venv/made ## write the generated pages anew: docs/order-states.md, events.md, asyncapi/, .env.example
+docs: .venv/made ## write the generated pages anew: docs/order-states.md, events.md, mutants.md, asyncapi/, .env.example
 	@.venv/bin/python docs/generate.py
+	@$(RUN) tests.mutants.page
 
 format: .venv/made ## format, and mend what ruff can mend
 	@$(RUN) ruff format

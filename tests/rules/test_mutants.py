@@ -1,0 +1,26 @@
+"""The table of mutants stays true: what each would change stands there, and the test it names exists."""
+
+import re
+
+import pytest
+
+from tests.mutants import MUTANTS, Mutant
+from tests.mutants.page import PAGE, page
+from tests.rules.source import ROOT
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_a_mutant_changes_stands_in_the_code_once_and_its_test_exists(mutant: Mutant) -> None:
+    for edit in mutant.edits:
+        assert (ROOT / edit.file).read_text(encoding="utf-8").count(edit.old) == 1, edit
+    file, _, name = mutant.test.partition("::")
+    named = re.sub(r"\[.*", "", name).split("::")[0]
+    assert re.search(rf"(def|class) {named}\b|^{named} =", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_page_lists_what_the_table_holds() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+
+
+def test_every_mutant_has_a_name_of_its_own() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
