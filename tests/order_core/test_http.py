@@ -242,7 +242,19 @@ async def test_part_of_the_money_goes_back_once_per_key(shop: httpx.AsyncClient,
     assert (first.json()["out_refund_no"], first.json()["status"]) == (f"{order_no}_R1", "paid")
     assert (too_much.status_code, too_much.json()["reason"]) == (409, "nothing-left-to-refund")
     assert (rest.json()["amount_fen"], rest.json()["status"]) == (AMOUNT - 900, "refunding")
-    assert await pool.fetchval("select count(*) from access_log where route = 'refund'") == 3
+    attempts = await pool.fetch("select status, count(distinct request_id) from access_log group by 1 order by 1")
+    assert [tuple(row) for row in attempts] == [(202, 2), (409, 1)]
+    assert await pool.fetchval("select count(*) from access_log where route = 'refund'") == 4
+
+
+async def test_an_attempt_without_a_key_is_refused_and_logged(shop: httpx.AsyncClient, pool: asyncpg.Pool) -> None:
+    order_no = await reserve(shop)
+
+    answer = await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers={"X-Request-Id": "front-end-7"})
+
+    assert answer.status_code == 400
+    row = await pool.fetchrow("select order_no, request_id, route, status from access_log")
+    assert tuple(row or ()) == (order_no, "front-end-7", "ship", 400)
 
 
 async def test_twenty_simultaneous_refunds_give_back_no_more_than_came(

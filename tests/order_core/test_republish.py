@@ -1,17 +1,12 @@
-"""After a restore: what the log says is published again, the same events under the same ids; and an order explained."""
+"""After a restore: what the log says is published again, the same events under the same ids."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
-import orjson
-import pytest
 
 from order_core.apply import apply
-from order_core.explain import CAN, STATUSES, WAITS, Language, explain
 from order_core.orders import Incoming, Resettle
 from order_core.republish import republish
-from order_core.states import Status
-from order_core.timeline import timeline
 from orderloop.events import BY_TOPIC, SettlementStatus
 from tests.support.databases import Database
 from tests.support.orders import (
@@ -106,35 +101,3 @@ async def test_only_what_was_recorded_since_then(conn: asyncpg.Connection, pool:
 
     assert await republish(pool, since=NOW + timedelta(minutes=1)) == 1
     assert await republish(pool, since=NOW + timedelta(minutes=6)) == 0
-
-
-@pytest.mark.parametrize(
-    ("language", "says"),
-    [
-        ("en", ["waiting for the settlement", "the bank's word", "goes out after", "settlement_failed", "88.00"]),
-        ("zh", ["待分账结算", "等待银行的分账结果", "需要人工处理", "退款"]),
-    ],
-)
-async def test_an_orders_story_says_where_it_is_what_it_waits_for_and_what_can_be_done(
-    conn: asyncpg.Connection, language: Language, says: list[str]
-) -> None:
-    order_no = await reserved(conn)
-    await told(conn, paid(order_no), shipped(order_no), labelled(order_no))
-    await told(conn, refund_asked(order_no, 1100), tracked(order_no), confirmed(order_no))
-    await told(conn, settled(order_no, SettlementStatus.FAILED, amount_fen=8800))
-
-    story = await timeline(conn, order_no)
-    assert story is not None
-    text = explain(story, now=datetime.now(UTC) + timedelta(hours=5), language=language)
-
-    assert order_no in text
-    assert [word for word in says if word not in text] == []
-    assert "张三" not in text
-    assert "13800000000" not in text
-    assert orjson.dumps(story, default=str)
-
-
-def test_every_status_can_be_explained_in_both_languages() -> None:
-    for words in (STATUSES, WAITS, CAN):
-        assert set(words) == set(Status)
-        assert all(set(one) == {"zh", "en"} for one in words.values())

@@ -23,6 +23,7 @@ PURE = (
     "order_core/settling.py",
     "order_core/states.py",
     "order_core/timers.py",
+    "order_core/words.py",
     "payment_callback/channels",
     "payment_callback/address.py",
     "payment_callback/budget.py",

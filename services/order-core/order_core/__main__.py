@@ -9,17 +9,21 @@ from orderloop import command
 from orderloop.errors import Permanent
 
 from .app import explained, republished, retained, run
-from .explain import Language
+from .words import Language
 
 app = command.create("order-core", "order_core", run)
 
 
 @app.command("explain")
-def _explain(order_no: str, lang: Annotated[Language, typer.Option(help="the language of the story")] = "en") -> None:
+def _explain(
+    order_no: str,
+    lang: Annotated[Language, typer.Option(help="the language of the story")] = "en",
+    as_json: Annotated[bool, typer.Option("--json", help="the timeline, for programs")] = False,
+) -> None:
     """What happened to an order, what it waits for and since when, what can be done, and its traces."""
 
     async def tell() -> None:
-        if (story := await explained(order_no, lang)) is None:
+        if (story := await explained(order_no, lang, as_json=as_json)) is None:
             raise Permanent(f"no order has the number {order_no}")
         typer.echo(story, nl=False)
 

@@ -14,5 +14,4 @@ where caller = :caller and route = :route and key = :key;
 
 -- name: log_access(order_no, request_id, route, caller, status)!
 insert into access_log (order_no, request_id, route, caller, status)
-values (:order_no, :request_id, :route, :caller, :status)
-on conflict (order_no, request_id) do nothing;
+values (:order_no, :request_id, :route, :caller, :status);

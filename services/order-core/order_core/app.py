@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 
 import httpx
+import orjson
 import structlog
 from redis.asyncio import Redis
 
@@ -21,11 +22,12 @@ from orderloop.settings import PostgresSettings
 
 from . import consumers, holds, http, metrics, timeouts
 from .dead_letters import Gatherer
-from .explain import Language, explain
+from .explain import explain
 from .republish import republish
 from .retention import Keep, Line, enforce
 from .settings import HoldsSettings, OrderCoreSettings, RetentionSettings
 from .timeline import timeline
+from .words import Language
 
 log = structlog.get_logger()
 
@@ -33,15 +35,19 @@ _HOLDS_SECONDS = 60  # against three days that a callback is kept anyway
 _RETENTION_SECONDS = 24 * 3600
 
 
-async def explained(order_no: str, language: Language) -> str | None:
-    """An order's story; None if nobody knows the order."""
+async def explained(order_no: str, language: Language, *, as_json: bool = False) -> str | None:
+    """An order's story, in sentences or as its timeline; None if nobody knows the order."""
     settings = PostgresSettings()  # type: ignore[call-arg]
     async with (
         postgres.pool(settings, application_name="order-core explain") as pool,
         pool.acquire() as conn,
     ):
         story = await timeline(conn, order_no)
-    return explain(story, now=SystemClock().now(), language=language) if story is not None else None
+    if story is None:
+        return None
+    if as_json:
+        return orjson.dumps(dict(story), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return explain(story, now=SystemClock().now(), language=language)
 
 
 async def republished(since: datetime) -> int:

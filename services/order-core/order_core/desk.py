@@ -42,7 +42,7 @@ async def show(conn: Connection, number: int) -> Mapping[str, Any]:
         "occurred_at": row["occurred_at"],
         "trace_id": trace_id_of(row["traceparent"]),
         "evidence": orjson.loads(row["evidence"]),
-        "repairs": [] if row["resolved_at"] else list(allowed(_anomaly(row))),
+        "repairs": [] if row["resolved_at"] else list(allowed(row["kind"], row["type"])),
         "order": {"status": order["status"], "version": order["version"]} if order else None,
     }
 
@@ -76,7 +76,8 @@ async def _mend(conn: Connection, number: int, wish: Wish, hand: Hand) -> Mappin
     try:
         event = incoming(anomaly, wish, by=hand.by, key=hand.key, now=hand.now, traceparent=current_traceparent())
     except NotPossible as error:
-        raise Problem(422, "repair-does-not-fit", f"{error}.", repairs=list(allowed(anomaly))) from None
+        fitting = list(allowed(anomaly.kind, anomaly.type))
+        raise Problem(422, "repair-does-not-fit", f"{error}.", repairs=fitting) from None
     order = await history.order_by_number(conn, event.order_no)
     if wish.version is not None and (order is None or order["version"] != wish.version):
         raise Problem(409, "order-moved-on", "The order has changed since you looked at it: look again.")

@@ -35,7 +35,7 @@ select version, "from", "to", event, event_id, type, actor, occurred_at, recorde
 from order_log where order_no = :order_no order by version;
 
 -- name: anomalies_of(order_no)
-select id, event_id, kind, money_fen, seen, raised_at, resolved_at, resolved_by, resolution
+select id, event_id, type, kind, money_fen, seen, raised_at, resolved_at, resolved_by, resolution
 from anomaly where order_no = :order_no order by raised_at;
 
 -- name: shipment_of(order_no)^

@@ -77,12 +77,12 @@ class NotPossible(Exception):
     """The wish does not fit the anomaly. Nothing has changed."""
 
 
-def allowed(anomaly: Anomaly) -> tuple[Repair, ...]:
+def allowed(kind: str, event_type: str) -> tuple[Repair, ...]:
     """What may be tried; whether the order lets it happen is decided when it is tried."""
-    repairs = REPAIRS.get(anomaly.kind, ())
-    if anomaly.type != PaymentNotified.TOPIC:
+    repairs = REPAIRS.get(kind, ())
+    if event_type != PaymentNotified.TOPIC:
         repairs = tuple(r for r in repairs if r not in {Repair.LINK_TO_ORDER, Repair.REVIVE})
-    if anomaly.type not in BY_TOPIC:
+    if event_type not in BY_TOPIC:
         repairs = tuple(r for r in repairs if r is not Repair.REPLAY)
     return (*repairs, Repair.DISMISS)
 
@@ -92,7 +92,7 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
 
     Raises NotPossible.
     """
-    if wish.repair not in allowed(anomaly):
+    if wish.repair not in allowed(anomaly.kind, anomaly.type):
         raise NotPossible(f"an anomaly {anomaly.kind} cannot be mended by {wish.repair}")
     command = Incoming(anomaly.order_no, key, wish.repair.replace("_", "-"), by, now, Resettle(), traceparent)
     match wish.repair:

@@ -39,15 +39,16 @@ async def command(
 ) -> commands.Request:
     """The request as a command about an order. `about` names what else its path is about. Raises Problem 400."""
     tracing.tag_order(order_no)
+    route = request.url.path.rsplit("/", 1)[-1]
+    body = about.encode() + await request.body()
+    asked = request.state.command = commands.Request(caller, route, key or "", order_no, body)
     if key is None:
         raise Problem(
             400,
             "idempotency-key-missing",
             "Send an Idempotency-Key header (a UUID, the same one on every retry), so that a retry cannot do it twice.",
         )
-    route = request.url.path.rsplit("/", 1)[-1]
-    request.state.command = commands.Request(caller, route, key, order_no, about.encode() + await request.body())
-    return request.state.command
+    return asked
 
 
 def answered(answer: commands.Answer) -> Response:
@@ -59,16 +60,20 @@ def log_access(app: FastAPI, pool: asyncpg.Pool) -> None:
 
     @app.middleware("http")
     async def _access_log(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        command: commands.Request | None = getattr(request.state, "command", None)
-        if command is not None:
-            async with pool.acquire() as conn:
-                await answers.log_access(
-                    conn,
-                    order_no=command.order_no,
-                    request_id=request.headers.get("x-request-id", command.key)[:128],
-                    route=command.route,
-                    caller=command.caller,
-                    status=response.status_code,
-                )
+        status = 500
+        try:
+            response: Response = await call_next(request)
+            status = response.status_code
+        finally:
+            command: commands.Request | None = getattr(request.state, "command", None)
+            if command is not None:
+                async with pool.acquire() as conn:
+                    await answers.log_access(
+                        conn,
+                        order_no=command.order_no,
+                        request_id=request.headers.get("x-request-id", command.key)[:128],
+                        route=command.route,
+                        caller=command.caller,
+                        status=status,
+                    )
         return response

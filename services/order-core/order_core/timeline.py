@@ -10,6 +10,7 @@ from orderloop.postgres import Connection
 from orderloop.tracing import trace_id_of
 
 from . import history, parts, store
+from .repairs import allowed
 from .timers import matters
 
 
@@ -62,8 +63,12 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
                 {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
                 for e in await parts.waiting(conn, [order_no])
             ],
-            "anomalies": [dict(row) for row in await history.anomalies_of(conn, order_no)],
+            "anomalies": [_anomaly(row) for row in await history.anomalies_of(conn, order_no)],
         }
+
+
+def _anomaly(row: asyncpg.Record) -> dict[str, Any]:
+    return {**row, "repairs": [] if row["resolved_at"] else list(allowed(row["kind"], row["type"]))}
 
 
 def _change(row: asyncpg.Record) -> dict[str, Any]:
