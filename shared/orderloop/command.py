@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from . import logs, outbox, serve, tracing
 from .errors import OrderLoopError
+from .health import Health
 from .migrate import migrate
-from .settings import KafkaSettings, LogSettings, OutboxSettings, PostgresSettings, TracingSettings
+from .settings import HttpSettings, KafkaSettings, LogSettings, OutboxSettings, PostgresSettings, TracingSettings
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
@@ -49,10 +50,21 @@ def create(service: str, package: str, run: Main) -> typer.Typer:
 
     @app.command("relay")
     def _relay() -> None:
-        """Publish the outbox, and nothing else. For ORDERLOOP_OUTBOX_RELAY=external; any number may run, one leads."""
+        """Publish the outbox, and nothing else. For ORDERLOOP_OUTBOX_RELAY=external; any number may run, one leads.
+
+        Answers /livez and /metrics where ORDERLOOP_HTTP_PORT is set.
+        """
 
         async def publish() -> None:
-            await serve.run({"relay": relay(service).run})
+            tasks, settings = {"relay": relay(service).run}, HttpSettings()  # type: ignore[call-arg]
+            if "port" not in settings.model_fields_set:
+                await serve.run(tasks)
+                return
+            from .http import create_app  # noqa: PLC0415 # takes a second, and most relays are not asked
+
+            title = f"{service} relay"
+            app = create_app(service, title=title, description="Publishes the outbox.", health=Health())
+            await serve.serve(app, settings, tasks=tasks)
 
         main(service, publish)
 

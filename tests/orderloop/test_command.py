@@ -1,5 +1,6 @@
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,16 @@ def test_a_database_that_cannot_be_reached_is_one_sentence_without_its_password(
 
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
     assert "canary" not in done.stderr
+
+
+def test_a_relay_listens_where_it_is_given_a_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        away = {"ORDERLOOP_POSTGRES_URL": "postgresql://127.0.0.1:1/x", "ORDERLOOP_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+        done = run("relay", **away, ORDERLOOP_HTTP_PORT=port)
+
+    assert done.exit_code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
 def test_a_bug_is_not_taken_for_a_wrong_setting() -> None:
