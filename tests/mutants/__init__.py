@@ -97,8 +97,8 @@ MUTANTS = (
         "on conflict (order_no, event_id) do nothing",
     ),
     _mutant(
-        "batches lock their orders in whatever order",
-        f"{_APPLY}_two_batches_that_share_orders_in_opposite_order_both_finish",
+        "batches claim their events in whatever order",
+        f"{_APPLY}_claims_that_overlap_in_any_order_never_deadlock",
         f"{_CORE}/store.py",
         "for key in sorted(bodies)",
         "for key in bodies",

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from order_core import store
 from order_core.apply import CommandRefused, Outcomes, apply
 from order_core.orders import ConfirmReceipt, Incoming, Ship
 from orderloop.events import (
@@ -23,6 +25,8 @@ from orderloop.events import (
     SettlementStatus,
     ShipmentRequested,
 )
+from orderloop.ids import new_order_no
+from orderloop.inbox import EventKey
 from tests.support.databases import Database
 from tests.support.orders import (
     AMOUNT,
@@ -275,6 +279,22 @@ async def test_two_batches_that_share_orders_in_opposite_order_both_finish(
     await asyncio.gather(*(batch(events) for events in (forward, forward[::-1]) * 4))
 
     assert await conn.fetchval("select count(*) from orders where status = 'paid' and version = 2") == 40
+
+
+async def test_claims_that_overlap_in_any_order_never_deadlock(pool: asyncpg.Pool) -> None:
+    keys = [(new_order_no(NOW), f"e{n}") for n in range(300)]
+    claimed: list[EventKey] = []
+
+    async def worker(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(8):
+            some = dict.fromkeys(chance.sample(keys, 200), None)
+            async with pool.acquire() as own, own.transaction():
+                claimed.extend(await store.claim(own, some))
+
+    await asyncio.gather(*(worker(seed) for seed in range(6)))
+
+    assert len(claimed) == len(set(claimed))
 
 
 async def test_the_app_role_cannot_rewrite_history(conn: asyncpg.Connection) -> None:
