@@ -4,8 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +22,7 @@ from orderloop.settings import KafkaSettings, OutboxSettings, PostgresSettings
 from orderloop_lab.topics import create_topics
 from tests.orderloop.conftest import GROUP, OwnBroker
 from tests.support.kafka import AT, read_all, tracked, until
+from tests.support.programs import Program
 
 TOPIC = topics.PARCEL_TRACKED
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
@@ -97,12 +96,10 @@ class RelayProcess:
             "ORDERLOOP_KAFKA_TOPIC_PREFIX": broker.topic_prefix,
             "ORDERLOOP_OUTBOX_BATCH": "10",
         }
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[Program] = []
 
-    def start(self, *, failpoint: str = "") -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "settlement", "relay"], env=self._environ | {"FAILPOINT": failpoint}
-        )
+    def start(self, *, failpoint: str = "") -> Program:
+        process = Program("settlement", "relay", env=self._environ | {"FAILPOINT": failpoint})
         self._running.append(process)
         return process
 

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +18,7 @@ from orderloop.settings import KafkaSettings
 from tests.settlement.conftest import PAID, House, request_for, until
 from tests.support.bank import SECRET, BankProcess
 from tests.support.databases import Database
+from tests.support.programs import Program
 from tests.support.simulator import free_port
 
 
@@ -41,12 +40,12 @@ class Service:
             "ORDERLOOP_SETTLEMENT_PLATFORM_ACCOUNT": "6222-platform",
             "ORDERLOOP_SETTLEMENT_RECEIVERS": '[{"name": "merchant", "account": "6222-merchant"}]',
         }
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[Program] = []
 
-    def start(self, *, failpoint: str = "") -> subprocess.Popen[bytes]:
+    def start(self, *, failpoint: str = "") -> Program:
         self.port = free_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "settlement", "serve"],
+        process = Program(
+            *("settlement", "serve"),
             env=self._environ | {"FAILPOINT": failpoint, "ORDERLOOP_HTTP_PORT": str(self.port)},
         )
         self._running.append(process)

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from orderloop.envelope import Envelope
 from orderloop.events import BY_TOPIC, Decision, Event, Item, Receiver, ShipmentRequested, WaybillCreated
 from orderloop.ids import new_order_no
 from tests.support.databases import Database
+from tests.support.programs import Program
 from tests.support.simulator import SimulatorProcess, free_port
 
 CUSTOMER, KEY, APP_KEY, SECRET = "CUSTOMER-1", "lab-key", "lab-app", "lab-secret"
@@ -168,12 +167,10 @@ class ServiceProcess:
             "ORDERLOOP_LOG_LEVEL": "WARNING",
             **environ,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
 
     async def start(self, **environ: str) -> None:
-        self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-            [sys.executable, "-m", "logistics_poller", "serve"], env=os.environ | self._environ | environ
-        )
+        self._process = Program("logistics_poller", "serve", env=os.environ | self._environ | environ)
         async with asyncio.timeout(40), httpx.AsyncClient(base_url=self.url, trust_env=False) as http:
             while True:
                 try:

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +10,7 @@ import httpx
 
 from orderloop_lab.simulators.wechat_keys import Keys
 from tests.support.databases import Database
+from tests.support.programs import Program
 from tests.support.simulator import free_port
 from tests.support.wechat import Sent
 
@@ -38,7 +37,7 @@ class Process:
             "ORDERLOOP_WECHAT_API_BASE_URL": f"http://{NOBODY_LISTENS}",
             **environ,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -51,9 +50,7 @@ class Process:
         await self.http.aclose()
 
     async def start(self, **environ: str) -> None:
-        self._process = subprocess.Popen(  # noqa: ASYNC220  # returns at once
-            [sys.executable, "-m", "payment_callback", "serve"], env=os.environ | self._environ | environ
-        )
+        self._process = Program("payment_callback", "serve", env=os.environ | self._environ | environ)
         async with asyncio.timeout(30):
             while True:
                 try:

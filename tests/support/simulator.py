@@ -1,16 +1,15 @@
 """A simulator of the outside world as a process of its own, as tests hold it."""
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from tests.support.programs import Program
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +32,7 @@ class SimulatorProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
         self._environ = {"SIM_STATE": str(state), "SIM_PORT": str(self.port)} | environ
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -44,10 +43,7 @@ class SimulatorProcess:
         self.http.close()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"orderloop_lab.simulators.{self.name}"],
-            env=os.environ | {"PYTHONPATH": str(ROOT / "deploy" / "lab")} | self._environ,
-        )
+        self._process = Program(f"orderloop_lab.simulators.{self.name}", env=os.environ | self._environ)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
@@ -59,7 +55,7 @@ class SimulatorProcess:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
             self._process = None
 
