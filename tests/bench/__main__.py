@@ -1,6 +1,7 @@
 """`python -m tests.bench [name …]`: measure, print a table, write build/bench.json."""
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -90,6 +91,7 @@ def main(  # noqa: PLR0917 # the command line
     if unknown := [name for name in chosen if name not in BENCHMARKS]:
         raise typer.BadParameter(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     scale = write_path.Scale(rounds, batches, existing, seed)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # fresh topics have no leader for a moment
     home = sessions.new_home()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

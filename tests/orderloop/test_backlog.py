@@ -92,6 +92,11 @@ async def test_a_row_that_stays_keeps_it_below_itself(relay: asyncpg.Connection)
     assert mark.id == stays - 1
 
 
+async def test_ids_are_not_drawn_before_the_table_is_locked_for_writing(relay: asyncpg.Connection) -> None:
+    """A sequence that caches would hand a session ids that an earlier transaction of it has drawn."""
+    assert await relay.fetchval("select cache_size from pg_sequences where sequencename = 'outbox_id_seq'") == 1
+
+
 async def test_rows_that_wait_and_the_age_of_the_oldest_are_told(relay: asyncpg.Connection) -> None:
     now = iter(range(0, 1000, 10))
     watch, mark = Watch(clock=lambda: next(now)), Mark(every=1)
