@@ -3,6 +3,12 @@
 The rules: the handler applies a whole batch in one transaction; offsets are committed after it; the infrastructure's
 errors are retried without limit; the data's errors are bisected down to the poison event, which alone is parked in
 `<topic>.<group>.dlq`; and a fuse stops the consumer when it parks too much, so that a bad deploy cannot drain a topic.
+
+A poll is handled in two lanes at once, the even and the odd partitions: the Python of one lane runs while PostgreSQL
+works for the other. That is right because an order lives in the same partition of every topic: what happens to it stays
+in one lane, in its order. Each lane is a batch of its own, with its own transaction, retries and bisecting; what two
+lanes may share all the same (an order that a foreign producer misplaced, a key that is unique across orders) is decided
+by locks and keys, as between two processes. Offsets are committed for the lane that is done; the other is read again.
 """
 
 import asyncio
@@ -30,8 +36,10 @@ from .topics import dead_letters
 log = structlog.get_logger()
 
 Record = ConsumerRecord[bytes | None, bytes | None]
+Polled = Mapping[TopicPartition, Sequence[Record]]
 
-_MOST_RECORDS = 500  # one transaction's worth under lag; an idle consumer takes what is there
+LANES = 2  # one that computes, one that waits for PostgreSQL; the pool needs as many connections
+_MOST_RECORDS = 500 * LANES  # a transaction's worth for each under lag; an idle consumer takes what is there
 _POLL_MS = 500
 _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer polls again to stay a member
 _PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process has to stop
@@ -64,7 +72,7 @@ Handler = Callable[[Sequence[Received]], Awaitable[None]]
 
 
 class Consumer:
-    """One group's worker: one batch in flight, every topic of an order in the same hands."""
+    """One group's worker: one poll in flight, every topic of an order in the same hands."""
 
     def __init__(
         self,
@@ -83,9 +91,8 @@ class Consumer:
         self._pool = pool
         self._health = health
         self._fuse = Fuse()
-        self._parked: set[str] = (
-            set()
-        )  # origins of the batch in flight that need not be parked again when it is retried
+        # origins of the batches in flight that need not be parked again when these are retried
+        self._parked: set[str] = set()
         self._joined: AIOKafkaConsumer | None = None
         health.require("kafka", self._check)
 
@@ -113,19 +120,34 @@ class Consumer:
             while not stop.is_set():
                 self._beat()
                 polled = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
-                if polled and not await self._settle(polled, stop):
-                    for partition, records in polled.items():
+                settled = await self._settle(polled, stop)
+                for partition, records in polled.items():
+                    if partition not in settled:
                         with suppress(IllegalStateError):  # the partition is somebody else's by now
                             consumer.seek(partition, records[0].offset)
-                elif polled:
-                    await self._commit(consumer, polled, stop)
+                if settled:
+                    await self._commit(consumer, settled, stop)
         finally:
             self._joined = None
             await kafka.leave(consumer)
 
-    async def _settle(self, polled: Mapping[TopicPartition, Sequence[Record]], stop: asyncio.Event) -> bool:
-        """Apply or park everything polled. False when the infrastructure kept failing: take the batch again."""
+    async def _settle(self, polled: Polled, stop: asyncio.Event) -> Polled:
+        """Apply or park what was polled; returns what of it is done. The rest has to be taken again."""
+        if not polled:
+            return {}
         failpoint(f"{self._group}.after_poll")
+        split = lanes(polled)
+        # Every lane comes to its end before an error of one is raised: none runs on behind a consumer that has stopped.
+        ends = await asyncio.gather(*(self._settle_lane(lane, stop) for lane in split), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return {
+            partition: lane[partition] for lane, done in zip(split, ends, strict=True) if done for partition in lane
+        }
+
+    async def _settle_lane(self, polled: Polled, stop: asyncio.Event) -> bool:
+        """One batch. False when the infrastructure kept failing."""
         received, poison = self._decode(polled)
         with metrics.BATCH_SECONDS.labels(self._group).time():
             for delay in (*_RETRY_SECONDS, None):
@@ -146,7 +168,8 @@ class Consumer:
                         return False
                     self._beat()
                     await _pause(stop, delay)
-        self._parked.clear()
+        if self._parked:
+            self._parked -= {_origin(record) for records in polled.values() for record in records}
         return True
 
     async def _apply(self, received: Sequence[Received], *, attempt: int = 1) -> None:
@@ -196,9 +219,7 @@ class Consumer:
         finally:
             tracing.end(spans)
 
-    def _decode(
-        self, polled: Mapping[TopicPartition, Sequence[Record]]
-    ) -> tuple[list[Received], list[tuple[Record, str, Exception]]]:
+    def _decode(self, polled: Polled) -> tuple[list[Received], list[tuple[Record, str, Exception]]]:
         """Events in the order of our topics (causes before effects), and the records that are none."""
         received: list[Received] = []
         poison: list[tuple[Record, str, Exception]] = []
@@ -242,11 +263,9 @@ class Consumer:
         if self._fuse.blown:
             raise FuseBlown(self._group)
 
-    async def _commit(
-        self, consumer: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[Record]], stop: asyncio.Event
-    ) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, settled: Polled, stop: asyncio.Event) -> None:
         failpoint(f"{self._group}.before_offset_commit")
-        offsets = {partition: records[-1].offset + 1 for partition, records in polled.items()}
+        offsets = {partition: records[-1].offset + 1 for partition, records in settled.items()}
         try:
             await self._answered(consumer.commit(offsets), stop)
         except (CommitFailedError, IllegalStateError) as error:
@@ -278,6 +297,12 @@ class Consumer:
         if self._joined is None or not self._joined.assignment():
             raise Permanent("no partitions assigned")
         await self._joined.topics()  # an assignment outlives the broker that gave it
+
+
+def lanes(polled: Polled) -> list[Polled]:
+    """A poll in the batches that are settled at the same time."""
+    split = [{p: records for p, records in polled.items() if p.partition % LANES == n} for n in range(LANES)]
+    return [lane for lane in split if lane]
 
 
 def _origin(record: Record) -> str:

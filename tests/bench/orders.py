@@ -86,8 +86,12 @@ def lives(order_nos: Sequence[str], *, seed: int) -> list[Sent]:
     return [sent for _, sent in sorted(timed, key=lambda one: one[0])]
 
 
-def polls(sent: Sequence[Sent], *, most: int) -> list[Polled]:
-    """The events as the broker would hand them out, at most so many at a time."""
+def polls(sent: Sequence[Sent], *, most: int, sampled: float | None = None) -> list[Polled]:
+    """The events as the broker would hand them out, at most so many at a time.
+
+    `sampled` is the share of them whose trace somebody wants; None: their producer knows of no traces.
+    """
+    rng = random.Random(len(sent))
     offsets: dict[TopicPartition, int] = {}
     batches: list[Polled] = []
     for start in range(0, len(sent), most):
@@ -96,15 +100,16 @@ def polls(sent: Sequence[Sent], *, most: int) -> list[Polled]:
             key = one.event.order_no.encode()
             partition = TopicPartition(one.event.TOPIC, (murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
             offset = offsets[partition] = offsets.get(partition, -1) + 1
-            polled.setdefault(partition, []).append(_record(one, partition, offset))
+            trace = None if sampled is None else f"00-{rng.getrandbits(128):032x}-{1:016x}-{rng.random() < sampled:02x}"
+            polled.setdefault(partition, []).append(_record(one, partition, offset, trace))
         batches.append(polled)
     return batches
 
 
-def _record(sent: Sent, partition: TopicPartition, offset: int) -> Record:
+def _record(sent: Sent, partition: TopicPartition, offset: int, trace: str | None) -> Record:
     now = datetime.now(UTC)
     key, value = sent.event.order_no.encode(), sent.event.encode()
-    headers = Envelope(sent.event_id, sent.source, sent.event.TOPIC, now, sent.event.order_no).headers()
+    headers = Envelope(sent.event_id, sent.source, sent.event.TOPIC, now, sent.event.order_no, trace).headers()
     return ConsumerRecord(
         partition.topic,
         partition.partition,

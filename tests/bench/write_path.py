@@ -1,26 +1,31 @@
 """order-core's write path: from the bytes of Kafka's records to the COMMIT, beside two references.
 
-pgbench: the same SQL without Python (what the database allows). One by one: the same code with batches of one event
-(what batching is worth).
+pgbench: the same SQL without Python (what the database allows one client): the same transactions, one after the other.
+order-core has two of them under way, a lane each, so that it may well be the faster one. One by one: the same code with
+batches of one event (what batching is worth). Traced: events of a tracing producer, of which none, one in a hundred, or
+each is sampled; the spans are made and then dropped.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import aiosql
 import asyncpg
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from order_core import consumers, parts, store
 from order_core.apply import apply
-from orderloop import inbox, outbox, postgres
+from orderloop import inbox, outbox, postgres, tracing
 from orderloop.clock import SystemClock
-from orderloop.consume import Consumer, Handler, Received
+from orderloop.consume import LANES, Consumer, Handler, Received, lanes
 from orderloop.events import BY_TOPIC
 from orderloop.health import Health
 from orderloop.settings import KafkaSettings, PostgresSettings
@@ -33,12 +38,13 @@ from tests.bench.harness import Benchmark, Contender, Figure, Measures
 from tests.bench.orders import Polled, Sent
 from tests.support.databases import Database, Databases
 
-BATCH = 500  # as many as one poll returns under lag
-WARM_UP = 1  # batches of every slice that are not counted: statements are prepared, connections warm
+BATCH = 500  # events of a transaction; a poll under lag returns as many for each lane
+WARM_UP = 1  # polls of every slice that are not counted: statements are prepared, connections warm
 MOST_SINGLES = 300  # per round: one by one is so slow that fewer events have to do
 
 SPEED, CPU, WAL = "events/s", "CPU µs/event", "WAL bytes/event"
 OURS, PGBENCH, SINGLY, SCATTERED = "order-core", "pgbench", "one by one", "any orders"
+TRACED = {"traced, 0 %": 0.0, "traced, 1 %": 0.01, "traced, all": 1.0}  # share of sampled events
 MODELS = "models"  # bodies through pydantic and nothing else: 3 µs on the machine that the targets were set on
 
 FIGURES = (
@@ -46,6 +52,7 @@ FIGURES = (
     Figure(OURS, SPEED, OURS, SINGLY, "≥ 10"),
     Figure(SCATTERED, SPEED, SCATTERED, OURS),
     Figure(OURS, CPU, OURS, MODELS, "≤ 7 (20 at 3)"),
+    *(Figure(name, CPU, name, OURS) for name in TRACED),
     Figure(OURS, WAL, OURS, PGBENCH, "≤ 2,048 bytes"),
     Figure(SCATTERED, WAL, SCATTERED, OURS),
 )
@@ -83,7 +90,8 @@ class Plan:
 
 async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> Plan:
     """Reserves the orders: the newest ones for all, and some of any age for SCATTERED."""
-    sizes: dict[str, int] = dict.fromkeys((OURS, PGBENCH, SCATTERED), (WARM_UP + scale.batches) * BATCH)
+    poll = BATCH * LANES
+    sizes: dict[str, int] = dict.fromkeys((OURS, PGBENCH, *TRACED, SCATTERED), WARM_UP * poll + scale.batches * BATCH)
     sizes[SINGLY] = WARM_UP + min(MOST_SINGLES, scale.batches * BATCH)
     needed = {name: -(-size // workload.per_order) for name, size in sizes.items()}
     newest = scale.rounds * (sum(needed.values()) - needed[SCATTERED])
@@ -91,12 +99,14 @@ async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> P
     order_nos = await orders.reserve(admin, older + newest, seed=scale.seed)
     rng = random.Random(scale.seed)
     ahead, scattered = iter(order_nos[older:]), iter(rng.sample(order_nos[:older], scale.rounds * needed[SCATTERED]))
-    polls: dict[str, list[list[Polled]]] = {name: [] for name in (OURS, PGBENCH, SINGLY, SCATTERED)}
+    polls: dict[str, list[list[Polled]]] = {name: [] for name in (OURS, PGBENCH, SINGLY, *TRACED, SCATTERED)}
     for _ in range(scale.rounds):
         for name, rounds in polls.items():
             source = scattered if name is SCATTERED else ahead
             events = workload.events([next(source) for _ in range(needed[name])], seed=rng.random())
-            rounds.append(orders.polls(events[: sizes[name]], most=1 if name is SINGLY else BATCH))
+            most = 1 if name is SINGLY else poll
+            polled = orders.polls(events[: sizes[name]], most=most, sampled=TRACED.get(name))
+            rounds.append([dict(lane) for one in polled for lane in lanes(one)] if name is PGBENCH else polled)
     return Plan(polls)
 
 
@@ -118,6 +128,7 @@ async def benchmark(
                 Contender(OURS, contest.ours),
                 Contender(PGBENCH, contest.pgbench),
                 Contender(SINGLY, contest.singly),
+                *(Contender(name, partial(contest.traced, name)) for name in TRACED),
                 Contender(SCATTERED, contest.scattered),
                 Contender(MODELS, contest.models),
             ]
@@ -126,10 +137,30 @@ async def benchmark(
         await asyncio.to_thread(databases.drop, [database.name])
 
 
+class _Nobody(SpanExporter):
+    """Takes spans, and forgets them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+@contextmanager
+def _spans_made() -> Generator[None]:
+    """Spans are made, collected and handed over as in a service."""
+    provider, before = TracerProvider(), tracing._tracer
+    provider.add_span_processor(BatchSpanProcessor(_Nobody(), max_queue_size=65_536))
+    tracing._tracer = provider.get_tracer("bench")
+    try:
+        yield
+    finally:
+        tracing._tracer = before
+        provider.shutdown()
+
+
 @asynccontextmanager
 async def order_core(url: str) -> AsyncGenerator[Consumer]:
-    """order-core's own consumer on one connection, without a broker: polls are handed to it."""
-    settings = PostgresSettings(url=url, pool_size=1)  # type: ignore[arg-type]
+    """order-core's own consumer on a connection per lane, without a broker: polls are handed to it."""
+    settings = PostgresSettings(url=url, pool_size=2)  # type: ignore[arg-type]
     async with postgres.pool(settings, application_name="order-core") as pool:
         yield _consumer(consumers.handler(pool, SystemClock()), pool)
 
@@ -147,7 +178,7 @@ def _consumer(handle: Handler, pool: asyncpg.Pool) -> Consumer:
 
 async def settle(consumer: Consumer, polled: Polled) -> None:
     """What the consumer's loop does between a poll and the commit of its offsets."""
-    if not await consumer._settle(polled, asyncio.Event()):  # pyright: ignore[reportPrivateUsage]
+    if await consumer._settle(polled, asyncio.Event()) != polled:  # pyright: ignore[reportPrivateUsage]
         raise RuntimeError("the database failed a batch again and again")
 
 
@@ -200,6 +231,10 @@ class _Contest:
     async def singly(self, number: int) -> Measures:
         return await self._settled(self.plan.polls[SINGLY][number])
 
+    async def traced(self, name: str, number: int) -> Measures:
+        with _spans_made():
+            return await self._settled(self.plan.polls[name][number])
+
     async def scattered(self, number: int) -> Measures:
         return await self._settled(self.plan.polls[SCATTERED][number])
 
@@ -215,8 +250,9 @@ class _Contest:
         before = await self._wal()
         seconds = await pgbench.run(self.script, url=self.url, first=number * len(polls), batches=len(polls))
         wal = await self._wal() - before
+        warm = WARM_UP * LANES
         return {
-            SPEED: sum(map(_count, polls[WARM_UP:])) / sum(seconds[WARM_UP:]),
+            SPEED: sum(map(_count, polls[warm:])) / sum(seconds[warm:]),
             WAL: wal / sum(map(_count, polls)),
         }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import pytest
 
-from orderloop import consume, failpoints, inbox, metrics, topics
+from orderloop import consume, failpoints, inbox, kafka, metrics, topics
 from orderloop.consume import Consumer, Received
 from orderloop.health import Health
 from orderloop.ids import new_order_no
@@ -314,21 +314,107 @@ async def _acknowledged(broker: KafkaSettings, expected: int) -> bool:
     return await committed(broker, GROUP, TOPIC) == expected
 
 
-async def test_a_second_consumer_that_joins_in_mid_batch_costs_nothing(topics_made: Made, house: House) -> None:
+def in_lane(lane: int, names: Sequence[str]) -> list[Outgoing]:
+    """Events of orders whose partitions one lane takes."""
+    found: list[Outgoing] = []
+    for name in names:
+        order_no = new_order_no(AT)
+        while kafka.partition(order_no.encode(), topics.PARTITIONS) % consume.LANES != lane:
+            order_no = new_order_no(AT)
+        found.append(outgoing(tracked(order_no), name))
+    return found
+
+
+async def test_two_lanes_are_under_way_at_once_and_share_no_order(topics_made: Made, house: House) -> None:
+    broker = await topics_made(TOPIC)
+    orders = [new_order_no(AT) for _ in range(40)]
+    both = asyncio.Barrier(2)
+    shared: list[set[str]] = []
+
+    async def meeting(received: Sequence[Received]) -> None:
+        if len(shared) < 2:
+            shared.append({one.order_no for one in received})
+            await both.wait()  # each is waited for by the other: one after the other would never end
+        await house.apply(received)
+
+    await produce(broker, [outgoing(tracked(order), f"{order}-{n}") for n in range(5) for order in orders])
+    async with running(broker, house, handle=meeting):
+        await until(lambda: _count(house, 200))
+
+    assert not shared[0] & shared[1]
+
+
+async def test_a_poison_in_one_lane_is_not_the_others_business(topics_made: Made, house: House) -> None:
+    broker = await topics_made(TOPIC)
+    good = [f"e{n}" for n in range(50)]
+    await produce(broker, [*in_lane(0, good), *in_lane(1, ["poison", *(f"f{n}" for n in range(49))])])
+
+    async with running(broker, house):
+        await until(lambda: _count(house, 99))
+        await until(lambda: _acknowledged(broker, 100))
+
+    assert sorted(set(house.seen) & set(good)) == sorted(good)
+    assert Counter(name for name in house.seen if name in good).most_common(1)[0][1] == 1, "never bisected"
+    assert await house.staged() == 1
+
+
+async def test_a_lane_in_trouble_is_read_again_and_the_other_goes_on(topics_made: Made, house: House) -> None:
+    broker = await topics_made(TOPIC)
+    over = asyncio.Event()
+    refused = 0
+
+    async def troubled(received: Sequence[Received]) -> None:
+        nonlocal refused
+        if not over.is_set() and any(one.event_id.startswith("stuck") for one in received):
+            refused += 1
+            raise ConnectionResetError
+        await house.apply(received)
+
+    await produce(broker, [*in_lane(0, ["stuck-1", "stuck-2"]), *in_lane(1, ["e1", "e2"])])
+    async with running(broker, house, handle=troubled):
+        await until(lambda: _acknowledged(broker, 2))
+        # More than one batch is retried in place: the lane has been sought back to and polled again.
+        await until(lambda: refused > 2 * len(consume._RETRY_SECONDS))
+        await produce(broker, in_lane(1, ["e3"]))
+        await until(lambda: _acknowledged(broker, 3))
+        assert set(await house.applied()) == {"e1", "e2", "e3"}
+        over.set()
+        await until(lambda: _acknowledged(broker, 5))
+
+    assert sorted(await house.applied()) == ["e1", "e2", "e3", "stuck-1", "stuck-2"]
+    assert await house.staged() == 0
+
+
+async def test_a_blown_fuse_in_one_lane_acknowledges_neither(topics_made: Made, house: House) -> None:
+    broker = await topics_made(TOPIC)
+    await produce(broker, [*in_lane(0, [f"poison-{n}" for n in range(25)]), *in_lane(1, ["e1"])])
+
+    async with running(broker, house):
+        await until(lambda: metrics.FUSE_BLOWN.labels(GROUP)._value.get() == 1)
+
+    assert await committed(broker, GROUP, TOPIC) in {0, 1}  # one, if it was polled before the others
+    metrics.FUSE_BLOWN.labels(GROUP).set(0)
+
+
+async def test_a_second_consumer_that_joins_while_both_lanes_are_in_mid_batch_costs_nothing(
+    topics_made: Made, house: House
+) -> None:
     broker = await topics_made(TOPIC)
     names = [f"e{n}" for n in range(600)]
     await produce(broker, parcels(names[:300]))
-    entered, go_on = asyncio.Event(), asyncio.Event()
+    entered, go_on = asyncio.Barrier(consume.LANES + 1), asyncio.Event()
 
     async def slow(received: Sequence[Received]) -> None:
-        entered.set()
-        await go_on.wait()
+        if not go_on.is_set():
+            await entered.wait()
+            await go_on.wait()
         await house.apply(received)
 
     other = House(house.pool)
     parts = Health()
     async with running(broker, house, handle=slow):
-        await asyncio.wait_for(entered.wait(), 30)
+        async with asyncio.timeout(30):
+            await entered.wait()  # every lane is in the middle of its batch
         async with running(broker, other, health=parts):
             await until(lambda: _ready(parts))  # it owns partitions, of which some were the first one's
             await produce(broker, parcels(names[300:]))
