@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
+from aiokafka.errors import KafkaError
 from rich.progress import Progress
 
 from orderloop_lab import invariants
@@ -117,8 +119,8 @@ async def run(ground: Ground, plan: Plan, supervisor: Supervisor | None) -> Outc
                 if not await place.until(place.settled, seconds=_patience(plan)):
                     outcome.violations.append("not everything was taken in and published")
                 await _judge(place, outcome)
-    except LabError as error:
-        outcome.violations.append(str(error))
+    except (LabError, KafkaError, asyncpg.PostgresError, OSError) as error:  # one run's end is not the campaign's
+        outcome.violations.append(f"{type(error).__name__}: {error}")
     outcome.seconds = time.monotonic() - began
     return outcome
 

@@ -33,6 +33,7 @@ PARTITIONS = 3  # as many as there are ever replicas; of dead letters, which are
 SESSION_SECONDS = 6  # the least that a broker grants
 _LOOK_SECONDS = 0.02
 _AGAIN_SECONDS = 0.2
+_COMMAND_SECONDS = 60.0  # a command waits for a frozen transaction's locks as well
 _ANSWER_SECONDS = 3.0  # a frozen process answers nothing
 _GROUP = "order-core"
 _BOOKS = """
@@ -170,7 +171,8 @@ class Scene:
         path = f"/v1/orders/{self.order_nos[life]}/{route}"
         body = {"reason": "sent back"} if route == "refund" else {}
         urls = itertools.cycle([replica.url for replica in self.replicas if replica.url])
-        while True:
+        deadline = time.monotonic() + _COMMAND_SECONDS
+        while time.monotonic() < deadline:
             try:
                 answer = await self.ground.http.post(
                     next(urls) + path, json=body, headers={"Idempotency-Key": f"{route}-{life:06d}"}
@@ -183,6 +185,7 @@ class Scene:
             if answer.status_code < 500 and answer.json().get("type", "").rpartition("/")[2] != "still-running":
                 return f"order {self.order_nos[life]}: {route} was answered {answer.status_code} {answer.text[:200]}"
             await asyncio.sleep(_AGAIN_SECONDS)
+        return f"order {self.order_nos[life]}: {route} was not answered for {_COMMAND_SECONDS:.0f} s"
 
     async def settled(self) -> bool:
         """Whether everything told is taken in, and everything that came of it is published."""
