@@ -9,6 +9,7 @@ from dataclasses import dataclass
 _CONSUME = "shared/orderloop/consume.py"
 _OUTBOX = "shared/orderloop/outbox.py"
 _CORE = "services/order-core/order_core"
+_SETTLEMENT = "services/settlement/settlement"
 _CRASH = "tests/order_core/test_crashes.py::test_every_order_comes_to_the_end_of_its_life_and_the_books_are_right"
 _APPLY = "tests/order_core/test_apply.py::test"
 _REFUNDS = "tests/order_core/test_refunds.py::test"
@@ -225,5 +226,19 @@ MUTANTS = (
                 "constraint an_order_is_shipped_once primary key (order_no, shipment_id)",
             ),
         ),
+    ),
+    _mutant(
+        "a payout that timed out is paid under a new number",
+        "tests/settlement/test_instruct.py::test_a_deed_whose_answer_cannot_be_believed_is_asked_about_and_not_done_again[lost]",
+        f"{_SETTLEMENT}/store.py",
+        'reference=call.instruction_id if call.attempt == 1 else f"{call.instruction_id}_A{call.attempt}"',
+        'reference=f"{call.instruction_id}_A{call.id}"',
+    ),
+    _mutant(
+        "an unknown outcome of a refused payout counts as the refusal",
+        "tests/settlement/test_attempts.py::test_while_the_bank_does_not_repeat_its_refusal_nothing_is_sent[lost]",
+        f"{_SETTLEMENT}/states.py",
+        "Heard.UNKNOWN: Status.RETRYING",
+        "Heard.UNKNOWN: Status.REQUESTED",
     ),
 )

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+import order_core.metrics
 import orderloop.metrics
 import payment_callback.metrics
 from payment_callback.doctor import canary
@@ -22,7 +23,7 @@ RULES: list[dict[str, Any]] = [
 
 
 # What they define is registered once they are imported.
-DEFINED_IN = (orderloop.metrics, payment_callback.metrics, canary)
+DEFINED_IN = (orderloop.metrics, order_core.metrics, payment_callback.metrics, canary)
 
 
 def exposed() -> set[str]:
