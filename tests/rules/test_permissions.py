@@ -77,7 +77,7 @@ RIGHTS = {
             "inbox": frozenset({"outcome"}),
             "settlement_timer": ALL,
             "settlement": frozenset({"status", "bank_code", "reason", "sent_at", "taken_at", "success_at"})
-            | {"attempt", "asked"},
+            | {"attempt", "asked", "traceparent"},
             "payout": frozenset({"status", "arrived_at", "reason"}),
             "bank_call": frozenset({"answered_at", "heard", "reason"}),
         },

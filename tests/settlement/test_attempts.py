@@ -1,10 +1,14 @@
 """A person asks again after the bank has refused: the bank repeats its refusal first, and nobody is paid twice."""
 
+from dataclasses import replace
+
 import pytest
 
 from settlement.banks.generic import GenericBank
 from tests.settlement.conftest import PAID, RULE, House, paced, request_for
 from tests.support.bank import BankProcess
+
+ANOTHER_TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 async def test_a_refused_settlement_that_is_asked_for_again_is_paid_under_a_reference_of_its_own(
@@ -14,7 +18,8 @@ async def test_a_refused_settlement_that_is_asked_for_again_is_paid_under_a_refe
     await house.take_in(request_for(order_no))
     await house.turn_until_final()
 
-    await house.take_in(request_for(order_no, attempt=2))
+    event_id, again = request_for(order_no, attempt=2)
+    await house.take_in((event_id, replace(again, traceparent=ANOTHER_TRACE)))
     assert await house.status(order_no) == "retrying"
     await house.turn_until_final()
 
@@ -23,6 +28,10 @@ async def test_a_refused_settlement_that_is_asked_for_again_is_paid_under_a_refe
     assert bank.paid(order_no) == PAID
     calls = [(line["route"], line["instruction_id"].removeprefix(order_no)) for line in bank.ledger(order_no)["calls"]]
     assert calls == [("instruct", "_P1"), ("query", "_P1"), ("instruct", "_P1_A2")]
+    traces = [
+        row[0] for row in await house.pool.fetch("select split_part(traceparent, '-', 2) from outbox order by id")
+    ]
+    assert traces == ["0af7651916cd43dd8448eb211c80319c", ANOTHER_TRACE.split("-")[1]]
 
 
 async def test_only_who_was_refused_is_paid_by_the_next_attempt(house: House, bank: BankProcess, order_no: str) -> None:

@@ -71,7 +71,12 @@ async def enforce(conn: asyncpg.Connection, keep: Keep, *, now: datetime, dry_ru
                 metrics.FORGOTTEN.labels(line.what.partition(" of ")[0]).inc(1 if line.rows is None else line.rows)
         metrics.MONTHS_KEPT.set(sum(line.kept is not None for line in lines))
         metrics.RETENTION_AT.set_to_current_time()
-        log.info("retention", **{line.what.replace(" ", "_"): line.kept or line.rows or "gone" for line in lines})
+        log.info(
+            "retention",
+            **{
+                line.what.replace(" ", "_"): line.kept or ("gone" if line.rows is None else line.rows) for line in lines
+            },
+        )
     return lines
 
 

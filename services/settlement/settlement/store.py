@@ -133,6 +133,7 @@ async def ask_again(conn: Connection, requests: Sequence[Request]) -> set[Key]:
         order_nos=[r.order_no for r in requests],
         instruction_ids=[r.instruction_id for r in requests],
         attempts=[r.attempt for r in requests],
+        traceparents=[r.traceparent for r in requests],
     )
     return await retry(conn, [r.key for r in requests])
 

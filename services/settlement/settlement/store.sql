@@ -25,12 +25,13 @@ insert into settlement_timer (order_no, instruction_id, step, due_at)
 select order_no, instruction_id, 'send', now()
 from unnest(:order_nos::text[], :instruction_ids::text[]) as t (order_no, instruction_id);
 
--- name: want_attempts(order_nos, instruction_ids, attempts)!
-update settlement s set asked = w.asked
+-- name: want_attempts(order_nos, instruction_ids, attempts, traceparents)!
+update settlement s set asked = w.asked, traceparent = w.traceparent
 from (
-    select order_no, instruction_id, max(attempt) as asked
-    from unnest(:order_nos::text[], :instruction_ids::text[], :attempts::int[]) as r (order_no, instruction_id, attempt)
-    group by order_no, instruction_id
+    select distinct on (order_no, instruction_id) order_no, instruction_id, attempt as asked, traceparent
+    from unnest(:order_nos::text[], :instruction_ids::text[], :attempts::int[], :traceparents::text[])
+        as r (order_no, instruction_id, attempt, traceparent)
+    order by order_no, instruction_id, attempt desc
 ) w
 where (s.order_no, s.instruction_id) = (w.order_no, w.instruction_id) and s.asked < w.asked;
 
