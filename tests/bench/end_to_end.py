@@ -20,6 +20,7 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from orderloop.consume import LANES, lanes
 from orderloop.settings import KafkaSettings
 from orderloop_lab import backing
 from orderloop_lab import databases as lab
@@ -49,7 +50,7 @@ FIGURES = (
 @dataclass(frozen=True, slots=True)
 class Scale:
     rounds: int
-    batches: int  # of bare_stream.BATCH events, per contender and round
+    batches: int  # of bare_stream.BATCH events, per contender and round; even, for two lanes
     existing: int  # orders beside those that are paid
     seed: int
 
@@ -114,14 +115,15 @@ async def _turns(database: Database, scale: Scale) -> Sequence[Sequence[Sent]]:
 
 
 async def _write_down(database: Database, turns: Sequence[Sequence[Sent]], file: Path) -> None:
-    """What order-core sends for these events, batch by batch."""
-    polls = [orders.polls(turn, most=bare_stream.BATCH) for turn in turns]
-    transcript = await rehearse(database, polls)
-    batches = [
+    """What order-core sends for these events, batch by batch: those of its lanes, one after the other."""
+    polls = [orders.polls(turn, most=bare_stream.BATCH * LANES) for turn in turns]
+    batches = [[dict(lane) for polled in turn for lane in lanes(polled)] for turn in polls]
+    transcript = await rehearse(database, batches)
+    scripts = [
         [(transcript.statements[n], arguments) for n, arguments in sorted(batch.items())]
         for batch in transcript.batches
     ]
-    await asyncio.to_thread(file.write_bytes, pickle.dumps(batches))
+    await asyncio.to_thread(file.write_bytes, pickle.dumps(scripts))
 
 
 @asynccontextmanager
