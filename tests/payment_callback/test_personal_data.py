@@ -7,7 +7,6 @@ from pathlib import Path
 
 import asyncpg
 import httpx
-import pytest
 import pytest_asyncio
 
 from orderloop_lab.simulators.alipay_keys import open_keys as open_alipay_keys
@@ -67,14 +66,19 @@ async def tell(service: Process, keys: Keys, alipay_keys: alipay.Keys, conn: asy
 
 
 async def test_no_log_trace_metric_event_or_page_shows_the_payer(
-    database: Callable[[str], Database], keys: Keys, collector: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    database: Callable[[str], Database], keys: Keys, collector: str, tmp_path: Path
 ) -> None:
     db = database("payment_callback")
     conn = await asyncpg.connect(db.owner_url)
     alipay_keys = open_alipay_keys(tmp_path)
     try:
         async with Process(
-            db, keys, ORDERLOOP_TRACING_ENDPOINT=collector, ORDERLOOP_LOG_LEVEL="DEBUG", **alipay_keys.settings()
+            db,
+            keys,
+            output=tmp_path / "log",
+            ORDERLOOP_TRACING_ENDPOINT=collector,
+            ORDERLOOP_LOG_LEVEL="DEBUG",
+            **alipay_keys.settings(),
         ) as service:
             answers = await tell(service, keys, alipay_keys, conn)
             shown = {
@@ -91,8 +95,7 @@ async def test_no_log_trace_metric_event_or_page_shows_the_payer(
         shown["reasons"] = str(await conn.fetch("select reason, detail, headers from callback_log"))
     finally:
         await conn.close()
-    captured = capfd.readouterr()
-    shown["log"] = captured.out + captured.err
+    shown["log"] = (tmp_path / "log").read_text(encoding="utf-8")
 
     assert answers == [204, 204, 401, 204, 204, 422, 204, 401, 200, 422, 503]
     assert "store callbacks" in shown["traces"]

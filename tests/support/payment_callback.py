@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,7 @@ NOBODY_LISTENS = "127.0.0.1:1"
 class Process:
     """`async with Process(db, keys) as service`: ready, and killed afterwards. Kafka is away unless it is given."""
 
-    def __init__(self, db: Database, keys: Keys, **environ: str) -> None:
+    def __init__(self, db: Database, keys: Keys, *, output: Path | None = None, **environ: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.AsyncClient(
@@ -37,6 +38,7 @@ class Process:
             "ORDERLOOP_WECHAT_API_BASE_URL": f"http://{NOBODY_LISTENS}",
             **environ,
         }
+        self._output = output
         self._process: Program | None = None
 
     async def __aenter__(self) -> Self:
@@ -50,7 +52,9 @@ class Process:
         await self.http.aclose()
 
     async def start(self, **environ: str) -> None:
-        self._process = Program("payment_callback", "serve", env=os.environ | self._environ | environ)
+        self._process = Program(
+            "payment_callback", "serve", env=os.environ | self._environ | environ, output=self._output
+        )
         async with asyncio.timeout(30):
             while True:
                 try:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 
 from orderloop import failpoints
 
@@ -27,11 +28,11 @@ _parent.set_forkserver_preload(
 class Program:
     """Runs from its construction on; what a test needs of subprocess.Popen, under the same names."""
 
-    def __init__(self, module: str, *arguments: str, env: Mapping[str, str]) -> None:
-        """`env`: the whole environment of the program."""
+    def __init__(self, module: str, *arguments: str, env: Mapping[str, str], output: Path | None = None) -> None:
+        """`env`: the whole environment of the program; `output`: where it writes, else where the common parent does."""
         self._name = f"python -m {module}"
         self._process: ForkServerProcess = _parent.Process(
-            target=_become, args=(module, arguments, dict(env)), daemon=True
+            target=_become, args=(module, arguments, dict(env), output), daemon=True
         )
         self._process.start()
 
@@ -66,7 +67,11 @@ class Program:
         self._process.terminate()
 
 
-def _become(module: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> None:
+def _become(module: str, arguments: tuple[str, ...], env: Mapping[str, str], output: Path | None) -> None:
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
     os.environ.clear()
     os.environ.update(env)
     failpoints.arm(env.get("FAILPOINT", ""))
