@@ -32,12 +32,13 @@ def handler(pool: asyncpg.Pool, clock: Clock, patience: Patience = PATIENCE) -> 
 
 
 def incoming(received: Received) -> Incoming:
+    envelope = received.envelope
     return Incoming(
-        received.order_no,
-        received.event_id,
-        received.topic,
-        received.envelope.source,
-        received.envelope.time,
+        envelope.subject,
+        envelope.event_id,
+        envelope.type,
+        envelope.source,
+        envelope.time,
         cast("Body", received.event),
         received.traceparent,
     )

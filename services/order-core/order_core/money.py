@@ -72,6 +72,8 @@ def may_become(state: RefundState, said: RefundState) -> bool:
 
 def with_payment(payments: Sequence[Payment], payment: Payment) -> tuple[Payment, ...]:
     """The payments with this one, which may have stood there unapplied."""
+    if not payments:
+        return (payment,)
     return (*(p for p in payments if p.transaction != payment.transaction), payment)
 
 
