@@ -106,7 +106,8 @@ async def _turns(database: Database, scale: Scale) -> Sequence[Sequence[Sent]]:
     count = each * (scale.rounds + 1)
     admin = await asyncpg.connect(database.admin_url)
     try:
-        order_nos = (await orders.reserve(admin, scale.existing + count, seed=scale.seed))[-count:]
+        await orders.reserve(admin, scale.existing + count, seed=scale.seed)
+        order_nos = await orders.newest(admin, count)
     finally:
         await admin.close()
     chance = random.Random(scale.seed)

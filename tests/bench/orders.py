@@ -18,7 +18,6 @@ Polled = dict[TopicPartition, list[Record]]  # what one poll returns
 
 AMOUNT = 9900
 SPAN = timedelta(days=20)  # over which the orders were reserved; the last month's partitions exist
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 # One statement per table, with the rows that order_core.reserve writes one at a time. Their order-changed events have
 # been published long ago, so none of them is left in the outbox.
@@ -38,21 +37,41 @@ from fresh order by n
 """
 
 
-async def reserve(conn: asyncpg.Connection, count: int, *, seed: int) -> list[str]:
-    """`count` pending orders, oldest first."""
-    rng = random.Random(seed)
-    first = datetime.now(UTC).replace(microsecond=0) - SPAN
-    moments = [first + SPAN * n / count for n in range(count)]
-    order_nos = sorted(f"{at:%y%m%d%H%M%S}{''.join(rng.choices(_CROCKFORD, k=12))}" for at in moments)
+async def reserve(conn: asyncpg.Connection, count: int, *, seed: int) -> None:
+    """`count` pending orders, made by the database itself: ten million of them pass through no Python."""
     async with conn.transaction():
         await conn.execute('create temp table fresh (n int, order_no text collate "C", at timestamptz) on commit drop')
-        rows = zip(range(count), order_nos, moments, strict=True)
-        await conn.copy_records_to_table("fresh", records=rows, columns=["n", "order_no", "at"])
+        await conn.execute(
+            # hexadecimal digits are among those of an order_no
+            "insert into fresh"
+            " select n, to_char(at at time zone 'UTC', 'YYMMDDHH24MISS') || upper(left(md5($4::text || n), 12)), at"
+            " from (select n, $1::timestamptz + $2::interval * n / $3::int as at from generate_series(0, $3 - 1) n) o",
+            datetime.now(UTC).replace(microsecond=0) - SPAN,
+            SPAN,
+            count,
+            f"{seed}:",
+        )
         for statement in _RESERVED.split(";\n"):
             await conn.execute(statement.replace("$1", str(AMOUNT)))
     await conn.execute("vacuum (analyze)")
     await conn.execute("checkpoint")
-    return order_nos
+
+
+async def newest(conn: asyncpg.Connection, count: int) -> list[str]:
+    """Oldest first."""
+    rows = await conn.fetch("select order_no from orders order by order_no desc limit $1", count)
+    return [row["order_no"] for row in reversed(rows)]
+
+
+async def scattered(conn: asyncpg.Connection, count: int, *, before: str, seed: int) -> list[str]:
+    """Orders of any age, in any order; the same for the same seed."""
+    rows = await conn.fetch(
+        "select order_no from orders where order_no < $1 order by md5($2::text || order_no) limit $3",
+        before,
+        f"{seed}:",
+        count,
+    )
+    return [row["order_no"] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

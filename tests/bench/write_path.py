@@ -96,9 +96,11 @@ async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> P
     needed = {name: -(-size // workload.per_order) for name, size in sizes.items()}
     newest = scale.rounds * (sum(needed.values()) - needed[SCATTERED])
     older = max(scale.existing, scale.rounds * needed[SCATTERED])
-    order_nos = await orders.reserve(admin, older + newest, seed=scale.seed)
+    await orders.reserve(admin, older + newest, seed=scale.seed)
+    latest = await orders.newest(admin, newest)
+    chosen = await orders.scattered(admin, scale.rounds * needed[SCATTERED], before=latest[0], seed=scale.seed)
+    ahead, scattered = iter(latest), iter(chosen)
     rng = random.Random(scale.seed)
-    ahead, scattered = iter(order_nos[older:]), iter(rng.sample(order_nos[:older], scale.rounds * needed[SCATTERED]))
     polls: dict[str, list[list[Polled]]] = {name: [] for name in (OURS, PGBENCH, SINGLY, *TRACED, SCATTERED)}
     for _ in range(scale.rounds):
         for name, rounds in polls.items():
