@@ -129,15 +129,17 @@ async def test_a_repeated_ship_request_gets_the_first_answer(shop: httpx.AsyncCl
 
 
 async def test_a_hundred_simultaneous_ship_requests_ship_once(
-    shop: httpx.AsyncClient, pool: asyncpg.Pool, redis: Redis
+    shop: httpx.AsyncClient, pool: asyncpg.Pool, unused_tcp_port: int
 ) -> None:
+    """Nobody answers for Redis: without the shield the database has to do."""
     order_no, same = await paid_order(shop, pool), keyed()
-
-    async def ship(headers: dict[str, str]) -> httpx.Response:
-        await redis.delete(f"lock:ship:{order_no}")  # the shield is gone all the time; the database has to do
-        return await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=headers)
-
-    answers = await asyncio.gather(*(ship(same if n % 2 else keyed()) for n in range(100)))
+    async with Redis(port=unused_tcp_port) as nobody:
+        app = http.create(pool=pool, redis=nobody, clock=SystemClock(), health=Health(), settings=OrderSettings())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://order-core") as bare:
+            path = f"/v1/orders/{order_no}/ship"
+            answers = await asyncio.gather(
+                *(bare.post(path, json={}, headers=same if n % 2 else keyed()) for n in range(100))
+            )
 
     accepted = [answer for answer in answers if answer.status_code == 202]
     assert {answer.status_code for answer in answers} <= {202, 409}
