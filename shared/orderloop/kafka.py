@@ -14,8 +14,9 @@ from typing import Any
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import KafkaConnectionError, ProducerClosed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -29,6 +30,25 @@ BATCH_BYTES = 131_072
 # How long a client may take to say goodbye to a broker that may be gone.
 _CLOSE_SECONDS = 3
 _MOST_BYTES = 1_048_576  # what a broker takes by default
+
+
+_write = AIOKafkaConnection.send
+
+
+def _send(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:
+    """A connection that a dying broker has just closed is a broken connection under uvloop, too.
+
+    There a write to it raises RuntimeError, which aiokafka takes for a bug: the task that looks after the metadata, or
+    the group, ends, and whoever waits for it waits for ever (https://github.com/aio-libs/aiokafka/issues/1038).
+    """
+    try:
+        return _write(self, request, expect_response)
+    except RuntimeError as error:
+        self.close(CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+
+
+AIOKafkaConnection.send = _send
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """How clients reach the brokers."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
 import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
 from pydantic import ValidationError
 
 from orderloop import kafka
@@ -60,3 +64,19 @@ async def test_a_record_is_placed_where_the_client_itself_would_place_it() -> No
         theirs = producer._partitioner(key, [*range(12)], [])
         assert kafka.partition(key, 12) == theirs
     await producer.stop()
+
+
+def test_a_connection_that_a_dying_broker_has_closed_is_no_bug_of_ours(kafka_bootstrap: str) -> None:
+    async def ask_twice() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=kafka_bootstrap) as producer:
+            client = producer.client
+            node_id = client.get_random_node()
+            assert await client.ready(node_id)
+            connection = next(conn for (node, _), conn in client._conns.items() if node == node_id)
+            connection._writer.transport.abort()  # as when the process at the other end is killed
+            await asyncio.sleep(0)  # the transport knows, aiokafka does not yet
+            with pytest.raises(KafkaConnectionError, match="handler is closed"):
+                await connection.send(MetadataRequest([]))
+            assert await client.force_metadata_update()  # over a new connection
+
+    uvloop.run(ask_twice())  # asyncio's own loop lets such a write pass
