@@ -86,7 +86,7 @@ def _affordable(patience: Patience) -> Patience:
 
 
 @contextmanager
-def _seldom_collecting() -> Generator[None]:
+def seldom_collecting() -> Generator[None]:
     """A batch makes thousands of objects that die with it, and none of them in a cycle.
 
     Python looks for cycles after every 700 by itself; that was a quarter of what an event costs.
@@ -104,7 +104,7 @@ def _seldom_collecting() -> Generator[None]:
 
 async def run(tasks: Mapping[str, Task]) -> None:
     """Run tasks until a signal comes or one of them ends; then let the others finish."""
-    with _seldom_collecting():
+    with seldom_collecting():
         await _run(tasks)
 
 

@@ -3,7 +3,6 @@
 A figure counts only if the benchmark's checker finds no fault in what all of its contenders have written.
 """
 
-import gc
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from orderloop.serve import seldom_collecting
 from orderloop_lab.progress import step
 
 LEAST_ROUNDS = 5  # fewer, and one disturbed round decides the median
@@ -72,10 +72,11 @@ class Result:
 
 async def run(benchmark: Benchmark, *, rounds: int, progress: Progress) -> list[Result]:
     measured: dict[str, list[Measures]] = {contender.name: [] for contender in benchmark.contenders}
-    # A benchmark holds all its input in memory, which no service does: the collector shall not walk over it each time.
-    gc.collect()
-    gc.freeze()
-    with step(progress, f"{benchmark.name}: measuring", total=rounds * len(benchmark.contenders)) as task:
+    # As in a service; and the input, which no service holds in memory, is frozen before the collector walks over it.
+    with (
+        seldom_collecting(),
+        step(progress, f"{benchmark.name}: measuring", total=rounds * len(benchmark.contenders)) as task,
+    ):
         for number in range(rounds):
             for contender in benchmark.contenders:
                 progress.update(task, description=f"{benchmark.name}: round {number + 1}/{rounds}, {contender.name}")
@@ -84,7 +85,6 @@ async def run(benchmark: Benchmark, *, rounds: int, progress: Progress) -> list[
         progress.update(task, description=f"{benchmark.name}: {rounds} rounds")
     with step(progress, f"{benchmark.name}: checking what was written"):
         faults = await benchmark.faults()
-    gc.unfreeze()
     return [_result(benchmark.name, figure, measured, faults) for figure in benchmark.figures]
 
 
