@@ -15,7 +15,7 @@ from orderloop_lab import invariants
 from orderloop_lab.system import Lab
 from tests.support.kafka import until
 
-AWAY_SECONDS = float(os.environ.get("ORDERLOOP_TEST_KAFKA_AWAY_SECONDS", "15"))
+AWAY_SECONDS = float(os.environ.get("ORDERLOOP_TEST_KAFKA_AWAY_SECONDS", "9"))
 PAUSE_SECONDS = 0.4  # between two payments
 STORED, NOT_STORED = 204, 503
 

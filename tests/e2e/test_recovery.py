@@ -1,6 +1,10 @@
-"""Whatever is killed in mid-flow, every order reaches its end and the books are right."""
+"""Whatever is killed in mid-flow, every order reaches its end and the books are right.
+
+ORDERLOOP_TEST_POSTGRES_AWAY_SECONDS makes that fault last longer than the suite has time for.
+"""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +17,7 @@ from orderloop_lab.system import Lab
 
 ORDERS = 30
 SILENCE_SECONDS = 90
+AWAY_SECONDS = float(os.environ.get("ORDERLOOP_TEST_POSTGRES_AWAY_SECONDS", "20"))  # two rounds of retries
 
 
 @asynccontextmanager
@@ -57,10 +62,10 @@ async def test_a_killed_broker_loses_nothing(lab: Lab, source: str) -> None:
     await the_books_are_right(lab)
 
 
-async def test_a_database_away_for_a_minute_parks_nothing(lab: Lab, source: str) -> None:
+async def test_a_database_that_is_away_parks_nothing(lab: Lab, source: str) -> None:
     async with orders_under_way(lab, source, seed=4) as shop:
         await lab.kill("postgres")
-        await asyncio.sleep(60)  # the fault itself
+        await asyncio.sleep(AWAY_SECONDS)  # the fault itself
         await lab.restart("postgres")
 
     await the_books_are_right(lab)
@@ -71,5 +76,5 @@ async def test_a_database_away_for_a_minute_parks_nothing(lab: Lab, source: str)
     finally:
         await core.close()
     assert dead == 0
-    # For a minute no callback could be stored, and the channel was asked before it had repeated them: that is counted.
+    # Meanwhile no callback could be stored, and the channel was asked before it had repeated them: that is counted.
     assert {row["kind"] for row in kinds} <= {"parcel_silent", "parcel_exhausted", "callback_missing"}

@@ -3,6 +3,7 @@
 python -m tests.nightly [part of a name …]
 """
 
+import shlex
 import subprocess
 import sys
 import time
@@ -27,7 +28,12 @@ def steps() -> dict[str, tuple[str, ...]]:
         )
         for name, one in CAMPAIGNS.items()
     }
-    return {**campaigns, "mutants": (sys.executable, "-m", "tests.mutants")}
+    outages = (
+        *("env", "ORDERLOOP_TEST_KAFKA_AWAY_SECONDS=300", "ORDERLOOP_TEST_POSTGRES_AWAY_SECONDS=60"),
+        *(sys.executable, "-m", "pytest", "-q"),
+        *("tests/e2e/test_callbacks_without_kafka.py", "tests/e2e/test_recovery.py"),
+    )
+    return {**campaigns, "outages": outages, "mutants": (sys.executable, "-m", "tests.mutants")}
 
 
 def main(wanted: Sequence[str]) -> int:
@@ -37,7 +43,7 @@ def main(wanted: Sequence[str]) -> int:
     for name, command in steps().items():
         if wanted and not any(part in name for part in wanted):
             continue
-        print(f"=== {name}: {' '.join(command[2:])}", flush=True)
+        print(f"=== {name}: {shlex.join(command)}", flush=True)
         began = time.monotonic()
         code = subprocess.run(command, check=False).returncode
         failed += code != 0
