@@ -95,7 +95,7 @@ async def test_callbacks_are_answered_and_kept_while_kafka_is_away_and_postgresq
     async def all_acknowledged() -> bool:
         return len(await channel.acknowledged()) == count
 
-    await until(all_acknowledged, seconds=60)  # Kafka is still away
+    await until(all_acknowledged, seconds=150)  # Kafka is still away, and the later retries are a minute apart
     told = await channel.acknowledged()
     assert len(before) > 1
     assert await stored(lab, "callback_memory", orders) == await stored(lab, "outbox", orders) == told
