@@ -160,6 +160,7 @@ def test_a_partial_refund_is_notified_with_the_running_total(alipay: SimulatorPr
 
 def test_a_whole_refund_closes_the_trade_and_more_is_refused(alipay: SimulatorProcess, merchant: Merchant) -> None:
     alipay.tell("/sim/pay", out_trade_no=ORDER_NO, amount_fen=100)
+    settled(alipay)
     alipay.tell("/sim/refund", out_trade_no=ORDER_NO, out_request_no="R1", refund_fen=100)
     settled(alipay)
 
