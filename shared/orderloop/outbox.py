@@ -33,8 +33,7 @@ _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 
 # A missed notification costs at most this; notifications make it milliseconds.
 _IDLE_SECONDS = 1.0
-_ANSWER_SECONDS = 60  # what Kafka gets to acknowledge what is on its way; a new producer then tries its luck
-_STOP_SECONDS = 3  # the same when the process has to stop
+_STOP_SECONDS = 3  # what Kafka gets to acknowledge what is on its way when the process has to stop
 _HOLD_SECONDS = 15  # after which a topic that could not be written to is tried again
 # Losing the last deletions publishes once more, so that they need not wait for the disk. Rows are always read along the
 # index: a plan made while the outbox was empty would sort all of a later backlog for every batch.
@@ -268,14 +267,14 @@ class Relay:
     async def _acknowledged(
         self, conn: Connection, futures: Sequence[asyncio.Future[Any]], stop: asyncio.Event
     ) -> None:
-        """Wait for Kafka, but only while leading, and not much longer than until `stop`."""
+        """Wait for Kafka, for hours if need be, but only while leading, and not much longer than until `stop`."""
         waiting = set(futures)
-        patience = _ANSWER_SECONDS / _IDLE_SECONDS
+        patience = _STOP_SECONDS / _IDLE_SECONDS
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=_IDLE_SECONDS)
             if waiting:
                 await conn.execute("select 1")  # raises when the session, and the lock with it, is gone
-                patience -= _ANSWER_SECONDS / _STOP_SECONDS if stop.is_set() else 1
+                patience -= stop.is_set()
                 if patience < 0:
                     raise Transient("Kafka has not acknowledged what was on its way; it will be published again")
 
