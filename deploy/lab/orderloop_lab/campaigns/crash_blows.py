@@ -18,7 +18,7 @@ from .crash_scene import SESSION_SECONDS, Replica, Scene
 from .cutting import proxy
 
 _LOOK_SECONDS = 0.02
-_READY_SECONDS = 120.0
+_READY_SECONDS = 60.0
 _BEYOND_SECONDS = SESSION_SECONDS + 1.0
 _BY_VISITS = frozenset({Trouble.KILL, Trouble.FREEZE, Trouble.CUT_AFTER, Trouble.CUT_BEFORE})
 
