@@ -9,18 +9,17 @@ from typing import cast
 import pytest
 
 from orderloop_lab.campaigns.crash import CHECKED, Outcome, runs
-from orderloop_lab.campaigns.crash_plan import ALONE, MATRIX, Trouble, plan
+from orderloop_lab.campaigns.crash_plan import ALONE, MATRIX, plan
 from orderloop_lab.campaigns.crash_scene import ground
 from orderloop_lab.home import Home
 from tests.support.sessions import run
 
 # Every step at its first and at some later visit; the campaign has a third one. PostgreSQL and Kafka are not stopped
-# here, where other tests stand on them: tests/e2e/test_recovery.py does that. Three replicas at once need more than two
-# cores to find their session in time beside everything else: the campaign has them, too.
+# here, where other tests stand on them: tests/e2e/test_recovery.py does that.
 SEEDS = [
     seed
     for seed, (trouble, _, occurrence) in enumerate(MATRIX)
-    if occurrence in {"first", "random", ""} and trouble not in {*ALONE, Trouble.REPLICAS}
+    if occurrence in {"first", "random", ""} and trouble not in ALONE
 ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from filelock import FileLock
 
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Supervisor
@@ -39,9 +40,11 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def new_home(purpose: str = "shared") -> Home:
     """A folder of this session; what sessions left behind that were killed is stopped and removed first."""
-    for folder in FOLDER.glob("*-*"):
-        if not psutil.pid_exists(int(folder.name.partition("-")[0])):
-            remove(Home(folder))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / "lock"):  # the session's workers come here at the same time
+        for folder in FOLDER.glob("*-*"):
+            if not psutil.pid_exists(int(folder.name.partition("-")[0])):
+                remove(Home(folder))
     return Home(FOLDER / f"{os.getpid()}-{purpose}")
 
 

@@ -40,6 +40,10 @@ async def strike(place: Scene, fault: Fault, supervisor: Supervisor | None) -> A
     try:
         await asyncio.wait({falling, prepared}, return_when=asyncio.FIRST_COMPLETED)
         yield blow
+    except LabError as error:
+        if falling.done() and (cause := falling.exception()) is not None:
+            raise cause from error  # why the block waited in vain
+        raise
     finally:
         prepared.cancel()
         falling.cancel()
