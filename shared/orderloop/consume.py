@@ -12,6 +12,7 @@ by locks and keys, as between two processes. Offsets are committed for the lane 
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ _MOST_RECORDS = 500 * LANES  # a transaction's worth for each under lag; an idle
 _POLL_MS = 500
 _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer polls again to stay a member
 _PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process has to stop
+_ANSWER_SECONDS = 60  # what it gets otherwise, several requests' worth; a new client then tries its luck
 
 
 class Received(NamedTuple):
@@ -273,15 +275,18 @@ class Consumer:
             log.info("offsets not committed, the partitions have moved", group=self._group, error=reason(error))
 
     async def _answered(self, asking: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
-        """Await what lasts as long as Kafka is away: alive meanwhile, and given up soon after `stop`."""
+        """Await what lasts as long as Kafka is away: alive meanwhile, not for ever, and given up soon after `stop`."""
         asked, stopping = asyncio.create_task(asking), asyncio.create_task(stop.wait())
+        deadline = time.monotonic() + _ANSWER_SECONDS
         try:
-            while not (asked.done() or stopping.done()):
+            while not (asked.done() or stopping.done()) and time.monotonic() < deadline:
                 self._beat()
                 await asyncio.wait({asked, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({asked}, timeout=_PATIENCE_SECONDS)
             if not asked.done():
-                raise Transient("Kafka has not answered, and the process has to stop")
+                raise Transient("Kafka has not answered")
+            if asked.cancelled():  # by aiokafka: our own cancellation would have come out of wait()
+                raise Transient("aiokafka has cancelled its own work")
             return asked.result()
         finally:
             stopping.cancel()

@@ -7,8 +7,8 @@ one order apart (docs/adr/0002).
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -134,18 +134,29 @@ async def producing(producer: AIOKafkaProducer) -> AsyncGenerator[AIOKafkaProduc
         yield producer
     finally:
         producer._message_accumulator.fail_all(ProducerClosed())  # pyright: ignore[reportPrivateUsage]
-        with suppress(Exception):
-            await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
-        with suppress(Exception):  # stop() does not come this far when the broker is silent
-            await producer.client.close()
+        if not await _closed(producer.stop()):
+            await _closed(producer.client.close())  # stop() does not come this far when the broker is silent
 
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
     """Leave the group and close, within seconds whatever happens."""
-    with suppress(Exception):
-        await asyncio.wait_for(consumer.stop(), _CLOSE_SECONDS)
+    if await _closed(consumer.stop()):
         return
     for part in (consumer._fetcher, consumer._client):  # pyright: ignore[reportPrivateUsage]
-        if part is not None:
-            with suppress(Exception):  # cut short, stop() has left these as they were
-                await asyncio.wait_for(part.close(), _CLOSE_SECONDS)
+        if part is not None:  # cut short, stop() has left these as they were
+            await _closed(part.close())
+
+
+async def _closed(closing: Coroutine[Any, Any, None]) -> bool:
+    """Whether it came to its end in time and without an error.
+
+    In a task of its own: aiokafka awaits tasks that it has just cancelled, and what comes of that must not be taken
+    for our own cancellation, which would end the service.
+    """
+    task = asyncio.create_task(closing)
+    try:
+        await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
+    finally:
+        task.cancel()
+    await asyncio.wait({task})
+    return not task.cancelled() and task.exception() is None

@@ -15,7 +15,12 @@ import asyncpg
 import orjson
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from . import kafka, metrics, postgres, tracing
@@ -33,7 +38,8 @@ _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 
 # A missed notification costs at most this; notifications make it milliseconds.
 _IDLE_SECONDS = 1.0
-_STOP_SECONDS = 3  # what Kafka gets to acknowledge what is on its way when the process has to stop
+_ANSWER_SECONDS = 60  # what Kafka gets to acknowledge what is on its way; a new producer then tries its luck
+_STOP_SECONDS = 3  # the same when the process has to stop
 _HOLD_SECONDS = 15  # after which a topic that could not be written to is tried again
 # Losing the last deletions publishes once more, so that they need not wait for the disk. Rows are always read along the
 # index: a plan made while the outbox was empty would sort all of a later backlog for every batch.
@@ -267,14 +273,14 @@ class Relay:
     async def _acknowledged(
         self, conn: Connection, futures: Sequence[asyncio.Future[Any]], stop: asyncio.Event
     ) -> None:
-        """Wait for Kafka, for hours if need be, but only while leading, and not much longer than until `stop`."""
+        """Wait for Kafka, but only while leading, and not much longer than until `stop`."""
         waiting = set(futures)
-        patience = _STOP_SECONDS / _IDLE_SECONDS
+        patience = _ANSWER_SECONDS / _IDLE_SECONDS
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=_IDLE_SECONDS)
             if waiting:
                 await conn.execute("select 1")  # raises when the session, and the lock with it, is gone
-                patience -= stop.is_set()
+                patience -= _ANSWER_SECONDS / _STOP_SECONDS if stop.is_set() else 1
                 if patience < 0:
                     raise Transient("Kafka has not acknowledged what was on its way; it will be published again")
 
@@ -345,7 +351,7 @@ def _failure(future: asyncio.Future[Any]) -> BaseException | None:
     """Why the record is not in Kafka, as far as is known; None when it is."""
     if not future.done():
         future.cancel()
-    return asyncio.CancelledError() if future.cancelled() else future.exception()
+    return KafkaError("given up before it was acknowledged") if future.cancelled() else future.exception()
 
 
 def _base64(raw: bytes) -> str:

@@ -119,6 +119,7 @@ async def _run(tasks: Mapping[str, Task]) -> None:
     asked = stop.is_set()
     stop.set()
     await stopping
+    ended = sorted(task.get_name() for task in running if task.done())
     _, late = await asyncio.wait(running, timeout=_DRAIN_SECONDS)
     for task in late:
         log.warning("task did not drain in time", task=task.get_name())
@@ -132,7 +133,7 @@ async def _run(tasks: Mapping[str, Task]) -> None:
         if failure is not None:
             raise failure
     if not asked:
-        raise RuntimeError("a task ended although nobody asked it to")
+        raise RuntimeError(f"{', '.join(ended)} ended although nobody asked for it")
 
 
 def periodic(name: str, job: Callable[[], Awaitable[object]], *, seconds: float) -> Task:

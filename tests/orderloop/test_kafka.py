@@ -80,3 +80,23 @@ def test_a_connection_that_a_dying_broker_has_closed_is_no_bug_of_ours(kafka_boo
             assert await client.force_metadata_update()  # over a new connection
 
     uvloop.run(ask_twice())  # asyncio's own loop lets such a write pass
+
+
+async def test_a_consumer_is_left_behind_however_its_own_work_ends(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka_bootstrap)
+    await consumer.start()
+    # The fetcher cancels what it has not finished and awaits it, without expecting that this raises.
+    unfinished = asyncio.create_task(endless())
+    consumer._fetcher._pending_tasks.add(unfinished)
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 0.1)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(consumer, "stop", endless)  # as when the coordinator cannot be reached
+        await kafka.leave(consumer)
+    assert unfinished.cancelled()
+    consumer._fetcher._pending_tasks.clear()
+    await consumer.stop()

@@ -95,7 +95,7 @@ def test_a_signal_ends_it_after_what_was_begun(port: int, number: signal.Signals
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(("how", "said"), [("fail", "worn out"), ("leave", "although nobody asked it to")])
+@pytest.mark.parametrize(("how", "said"), [("fail", "worn out"), ("leave", "task ended although nobody asked for it")])
 def test_half_a_service_is_no_service(port: int, how: str, said: str) -> None:
     process = start(how, port)
     out, _ = process.communicate(timeout=30)
