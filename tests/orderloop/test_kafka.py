@@ -90,7 +90,8 @@ async def test_a_consumer_is_left_behind_however_its_own_work_ends(
 
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka_bootstrap)
     await consumer.start()
-    # The fetcher cancels what it has not finished and awaits it, without expecting that this raises.
+    await asyncio.sleep(0)  # the fetcher is at work
+    # It cancels what it has not finished and awaits it, without expecting that this raises.
     unfinished = asyncio.create_task(endless())
     consumer._fetcher._pending_tasks.add(unfinished)
     monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 0.1)
