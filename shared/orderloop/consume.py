@@ -4,11 +4,11 @@ The rules: the handler applies a whole batch in one transaction; offsets are com
 errors are retried without limit; the data's errors are bisected down to the poison event, which alone is parked in
 `<topic>.<group>.dlq`; and a fuse stops the consumer when it parks too much, so that a bad deploy cannot drain a topic.
 
-A poll is handled in two lanes at once, the even and the odd partitions: the Python of one lane runs while PostgreSQL
-works for the other. That is right because an order lives in the same partition of every topic: what happens to it stays
-in one lane, in its order. Each lane is a batch of its own, with its own transaction, retries and bisecting; what two
-lanes may share all the same (an order that a foreign producer misplaced, a key that is unique across orders) is decided
-by locks and keys, as between two processes. Offsets are committed for the lane that is done; the other is read again.
+Two lanes work at once, one for the even and one for the odd partitions: the Python of one runs while PostgreSQL works
+for the other. That is right because an order lives in the same partition of every topic: what happens to it stays in
+one lane, in its order. Each lane polls, applies and commits by itself, with transactions, retries and bisecting of its
+own; what two lanes may share all the same (an order that a foreign producer misplaced, a key that is unique across
+orders) is decided by locks and keys, as between two processes.
 """
 
 import asyncio
@@ -40,8 +40,10 @@ Record = ConsumerRecord[bytes | None, bytes | None]
 Polled = Mapping[TopicPartition, Sequence[Record]]
 
 LANES = 2  # one that computes, one that waits for PostgreSQL; the pool needs as many connections
-_MOST_RECORDS = 500 * LANES  # a transaction's worth for each under lag; an idle consumer takes what is there
+_MOST_RECORDS = 500  # a transaction's worth under lag; an idle lane takes what is there
 _POLL_MS = 500
+_JOIN_MS = 50  # until a lane looks again what has been assigned to it
+_NOBODYS = TopicPartition("", 0)  # a lane without partitions asks for this one: asking for none means all
 _RETRY_SECONDS = (0.1, 0.3, 1.0, 2.0, 5.0)  # in place; after that the consumer polls again to stay a member
 _PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process has to stop
 _ANSWER_SECONDS = 60  # what it gets otherwise, several requests' worth; a new client then tries its luck
@@ -74,7 +76,7 @@ Handler = Callable[[Sequence[Received]], Awaitable[None]]
 
 
 class Consumer:
-    """One group's worker: one poll in flight, every topic of an order in the same hands."""
+    """One group's worker: one poll per lane in flight, every topic of an order in the same hands."""
 
     def __init__(
         self,
@@ -119,37 +121,39 @@ class Consumer:
         try:
             await self._answered(consumer.start(), stop)
             self._joined = consumer
-            while not stop.is_set():
-                self._beat()
-                polled = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
-                settled = await self._settle(polled, stop)
-                for partition, records in polled.items():
-                    if partition not in settled:
-                        with suppress(IllegalStateError):  # the partition is somebody else's by now
-                            consumer.seek(partition, records[0].offset)
-                if settled:
-                    await self._commit(consumer, settled, stop)
+            over = asyncio.Event()  # for all lanes, as soon as it is for one
+            running = [self._run_lane(number, consumer, stop, over) for number in range(LANES)]
+            # Every lane comes to its end before an error of one is raised: none runs on behind a consumer that left.
+            ends = await asyncio.gather(*running, return_exceptions=True)
+            for end in ends:
+                if isinstance(end, BaseException):
+                    raise end
         finally:
             self._joined = None
             await kafka.leave(consumer)
 
-    async def _settle(self, polled: Polled, stop: asyncio.Event) -> Polled:
-        """Apply or park what was polled; returns what of it is done. The rest has to be taken again."""
-        if not polled:
-            return {}
-        failpoint(f"{self._group}.after_poll")
-        split = lanes(polled)
-        # Every lane comes to its end before an error of one is raised: none runs on behind a consumer that has stopped.
-        ends = await asyncio.gather(*(self._settle_lane(lane, stop) for lane in split), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
-        return {
-            partition: lane[partition] for lane, done in zip(split, ends, strict=True) if done for partition in lane
-        }
+    async def _run_lane(self, lane: int, consumer: AIOKafkaConsumer, stop: asyncio.Event, over: asyncio.Event) -> None:
+        try:
+            while not (stop.is_set() or over.is_set()):
+                self._beat(lane)
+                mine = [partition for partition in consumer.assignment() if lane_of(partition) == lane]
+                polled = await consumer.getmany(
+                    *mine, _NOBODYS, timeout_ms=_POLL_MS if mine else _JOIN_MS, max_records=_MOST_RECORDS
+                )
+                if not polled:
+                    continue
+                if await self._settle(polled, stop, lane=lane):
+                    await self._commit(consumer, polled, stop, lane=lane)
+                    continue
+                for partition, records in polled.items():
+                    with suppress(IllegalStateError):  # the partition is somebody else's by now
+                        consumer.seek(partition, records[0].offset)
+        finally:
+            over.set()
 
-    async def _settle_lane(self, polled: Polled, stop: asyncio.Event) -> bool:
-        """One batch. False when the infrastructure kept failing."""
+    async def _settle(self, polled: Polled, stop: asyncio.Event, *, lane: int) -> bool:
+        """Apply or park one batch. False when the infrastructure kept failing: it has to be taken again."""
+        failpoint(f"{self._group}.after_poll")
         received, poison = self._decode(polled)
         with metrics.BATCH_SECONDS.labels(self._group).time():
             for delay in (*_RETRY_SECONDS, None):
@@ -157,7 +161,7 @@ class Consumer:
                     while poison:
                         await self._park(*poison[0])
                         poison.pop(0)
-                    await self._apply(received)
+                    await self._apply(received, lane=lane)
                     break
                 except Exception as error:
                     if not is_transient(error):
@@ -168,19 +172,19 @@ class Consumer:
                     )
                     if delay is None or stop.is_set():
                         return False
-                    self._beat()
+                    self._beat(lane)
                     await _pause(stop, delay)
         if self._parked:
             self._parked -= {_origin(record) for records in polled.values() for record in records}
         return True
 
-    async def _apply(self, received: Sequence[Received], *, attempt: int = 1) -> None:
+    async def _apply(self, received: Sequence[Received], *, lane: int, attempt: int = 1) -> None:
         """The whole batch at once; if its data is at fault, halves, down to the one event that is."""
         if self._parked:
             received = [one for one in received if _origin(one.record) not in self._parked]
         if not received:
             return
-        self._beat()
+        self._beat(lane)
         try:
             await self._handle_traced(received)
         except Exception as error:
@@ -188,8 +192,8 @@ class Consumer:
                 raise
             if len(received) > 1:
                 middle = len(received) // 2
-                await self._apply(received[:middle], attempt=attempt + 1)
-                await self._apply(received[middle:], attempt=attempt + 1)
+                await self._apply(received[:middle], lane=lane, attempt=attempt + 1)
+                await self._apply(received[middle:], lane=lane, attempt=attempt + 1)
                 return
             await self._park(received[0].record, received[0].topic, error, attempts=attempt)
             return
@@ -265,22 +269,22 @@ class Consumer:
         if self._fuse.blown:
             raise FuseBlown(self._group)
 
-    async def _commit(self, consumer: AIOKafkaConsumer, settled: Polled, stop: asyncio.Event) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, settled: Polled, stop: asyncio.Event, *, lane: int) -> None:
         failpoint(f"{self._group}.before_offset_commit")
         offsets = {partition: records[-1].offset + 1 for partition, records in settled.items()}
         try:
-            await self._answered(consumer.commit(offsets), stop)
+            await self._answered(consumer.commit(offsets), stop, lane)
         except (CommitFailedError, IllegalStateError) as error:
             # A rebalance took the partitions away in mid-batch; their new owner reads the batch again as duplicates.
             log.info("offsets not committed, the partitions have moved", group=self._group, error=reason(error))
 
-    async def _answered(self, asking: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+    async def _answered(self, asking: Coroutine[Any, Any, T], stop: asyncio.Event, *lanes: int) -> T:
         """Await what lasts as long as Kafka is away: alive meanwhile, not for ever, and given up soon after `stop`."""
         asked, stopping = asyncio.create_task(asking), asyncio.create_task(stop.wait())
         deadline = time.monotonic() + _ANSWER_SECONDS
         try:
             while not (asked.done() or stopping.done()) and time.monotonic() < deadline:
-                self._beat()
+                self._beat(*lanes)
                 await asyncio.wait({asked, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({asked}, timeout=_PATIENCE_SECONDS)
             if not asked.done():
@@ -293,8 +297,9 @@ class Consumer:
             asked.cancel()
             await asyncio.wait({asked})
 
-    def _beat(self) -> None:
-        self._health.beat(f"consumer {self._group}", within_seconds=60)
+    def _beat(self, *lanes: int) -> None:
+        for lane in lanes or range(LANES):
+            self._health.beat(f"consumer {self._group}, lane {lane + 1}", within_seconds=60)
 
     async def _check(self) -> None:
         if self._fuse.blown:
@@ -304,10 +309,8 @@ class Consumer:
         await self._joined.topics()  # an assignment outlives the broker that gave it
 
 
-def lanes(polled: Polled) -> list[Polled]:
-    """A poll in the batches that are settled at the same time."""
-    split = [{p: records for p, records in polled.items() if p.partition % LANES == n} for n in range(LANES)]
-    return [lane for lane in split if lane]
+def lane_of(partition: TopicPartition) -> int:
+    return partition.partition % LANES
 
 
 def _origin(record: Record) -> str:

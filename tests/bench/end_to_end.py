@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
-from orderloop.consume import LANES, lanes
+from orderloop.consume import LANES
 from orderloop.settings import KafkaSettings
 from orderloop_lab import backing
 from orderloop_lab import databases as lab
@@ -117,9 +117,7 @@ async def _turns(database: Database, scale: Scale) -> Sequence[Sequence[Sent]]:
 
 async def _write_down(database: Database, turns: Sequence[Sequence[Sent]], file: Path) -> None:
     """What order-core sends for these events, batch by batch: those of its lanes, one after the other."""
-    polls = [orders.polls(turn, most=bare_stream.BATCH * LANES) for turn in turns]
-    batches = [[dict(lane) for polled in turn for lane in lanes(polled)] for turn in polls]
-    transcript = await rehearse(database, batches)
+    transcript = await rehearse(database, [orders.polls(turn, most=bare_stream.BATCH * LANES) for turn in turns])
     scripts = [
         [(transcript.statements[n], arguments) for n, arguments in sorted(batch.items())]
         for batch in transcript.batches

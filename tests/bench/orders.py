@@ -9,12 +9,13 @@ import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.partitioner import murmur2
 
+from orderloop.consume import LANES, lane_of
 from orderloop.envelope import Envelope
 from orderloop.events import Event, ParcelStatus, ParcelTracked, PaymentNotified, PickupDetected, WaybillCreated
 from orderloop.topics import PARTITIONS
 
 Record = ConsumerRecord[bytes | None, bytes | None]
-Polled = dict[TopicPartition, list[Record]]  # what one poll returns
+Polled = dict[TopicPartition, list[Record]]  # what one poll of a lane returns
 
 AMOUNT = 9900
 SPAN = timedelta(days=20)  # over which the orders were reserved; the last month's partitions exist
@@ -106,7 +107,7 @@ def lives(order_nos: Sequence[str], *, seed: int) -> list[Sent]:
 
 
 def polls(sent: Sequence[Sent], *, most: int, sampled: float | None = None) -> list[Polled]:
-    """The events as the broker would hand them out, at most so many at a time.
+    """The events as the broker would hand them out, at most so many at a time, and as lanes then take them in turn.
 
     `sampled` is the share of them whose trace somebody wants; None: their producer knows of no traces.
     """
@@ -121,7 +122,8 @@ def polls(sent: Sequence[Sent], *, most: int, sampled: float | None = None) -> l
             offset = offsets[partition] = offsets.get(partition, -1) + 1
             trace = None if sampled is None else f"00-{rng.getrandbits(128):032x}-{1:016x}-{rng.random() < sampled:02x}"
             polled.setdefault(partition, []).append(_record(one, partition, offset, trace))
-        batches.append(polled)
+        of_lanes = [{p: records for p, records in polled.items() if lane_of(p) == lane} for lane in range(LANES)]
+        batches += filter(None, of_lanes)
     return batches
 
 

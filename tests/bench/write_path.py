@@ -25,7 +25,7 @@ from order_core import consumers, parts, store
 from order_core.apply import apply
 from orderloop import inbox, outbox, postgres, tracing
 from orderloop.clock import SystemClock
-from orderloop.consume import LANES, Consumer, Handler, Received, lanes
+from orderloop.consume import LANES, Consumer, Handler, Received, lane_of
 from orderloop.events import BY_TOPIC
 from orderloop.health import Health
 from orderloop.settings import KafkaSettings, PostgresSettings
@@ -39,7 +39,7 @@ from tests.bench.orders import Polled, Sent
 from tests.support.databases import Database, Databases
 
 BATCH = 500  # events of a transaction; a poll under lag returns as many for each lane
-WARM_UP = 1  # polls of every slice that are not counted: statements are prepared, connections warm
+_WARM_UP = LANES  # polls of every slice that are not counted: statements are prepared, connections warm
 MOST_SINGLES = 300  # per round: one by one is so slow that fewer events have to do
 
 SPEED, CPU, WAL = "events/s", "CPU µs/event", "WAL bytes/event"
@@ -91,8 +91,8 @@ class Plan:
 async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> Plan:
     """Reserves the orders: the newest ones for all, and some of any age for SCATTERED."""
     poll = BATCH * LANES
-    sizes: dict[str, int] = dict.fromkeys((OURS, PGBENCH, *TRACED, SCATTERED), WARM_UP * poll + scale.batches * BATCH)
-    sizes[SINGLY] = WARM_UP + min(MOST_SINGLES, scale.batches * BATCH)
+    sizes: dict[str, int] = dict.fromkeys((OURS, PGBENCH, *TRACED, SCATTERED), poll + scale.batches * BATCH)
+    sizes[SINGLY] = _WARM_UP + min(MOST_SINGLES, scale.batches * BATCH)
     needed = {name: -(-size // workload.per_order) for name, size in sizes.items()}
     newest = scale.rounds * (sum(needed.values()) - needed[SCATTERED])
     older = max(scale.existing, scale.rounds * needed[SCATTERED])
@@ -107,8 +107,7 @@ async def plan(admin: asyncpg.Connection, workload: Workload, scale: Scale) -> P
             source = scattered if name is SCATTERED else ahead
             events = workload.events([next(source) for _ in range(needed[name])], seed=rng.random())
             most = 1 if name is SINGLY else poll
-            polled = orders.polls(events[: sizes[name]], most=most, sampled=TRACED.get(name))
-            rounds.append([dict(lane) for one in polled for lane in lanes(one)] if name is PGBENCH else polled)
+            rounds.append(orders.polls(events[: sizes[name]], most=most, sampled=TRACED.get(name)))
     return Plan(polls)
 
 
@@ -178,10 +177,17 @@ def _consumer(handle: Handler, pool: asyncpg.Pool) -> Consumer:
     )
 
 
-async def settle(consumer: Consumer, polled: Polled) -> None:
-    """What the consumer's loop does between a poll and the commit of its offsets."""
-    if await consumer._settle(polled, asyncio.Event()) != polled:  # pyright: ignore[reportPrivateUsage]
-        raise RuntimeError("the database failed a batch again and again")
+async def settle(consumer: Consumer, polls: Sequence[Polled]) -> None:
+    """What the consumer's lanes do at the same time, each between its polls and the commits of its offsets."""
+
+    async def run(lane: int) -> None:
+        for polled in polls:
+            if lane_of(next(iter(polled))) != lane:
+                continue
+            if not await consumer._settle(polled, asyncio.Event(), lane=lane):  # pyright: ignore[reportPrivateUsage]
+                raise RuntimeError("the database failed a batch again and again")
+
+    await asyncio.gather(*(run(lane) for lane in range(LANES)))
 
 
 async def rehearse(database: Database, rounds: Sequence[Sequence[Polled]]) -> pgbench.Transcript:
@@ -202,7 +208,7 @@ async def rehearse(database: Database, rounds: Sequence[Sequence[Polled]]) -> pg
             await _learn_types(conn)
             consumer = _consumer(handle, pool)
             for polled in (polled for polls in rounds for polled in polls):
-                await transcript.record(conn, lambda polled=polled: settle(consumer, polled))
+                await transcript.record(conn, lambda polled=polled: settle(consumer, [polled]))
     finally:
         await lab.drop_databases(server, [copy])
     return transcript
@@ -231,7 +237,7 @@ class _Contest:
         return await self._settled(self.plan.polls[OURS][number])
 
     async def singly(self, number: int) -> Measures:
-        return await self._settled(self.plan.polls[SINGLY][number])
+        return await self._settled(self.plan.polls[SINGLY][number], at_once=1)
 
     async def traced(self, name: str, number: int) -> Measures:
         with _spans_made():
@@ -252,21 +258,20 @@ class _Contest:
         before = await self._wal()
         seconds = await pgbench.run(self.script, url=self.url, first=number * len(polls), batches=len(polls))
         wal = await self._wal() - before
-        warm = WARM_UP * LANES
         return {
-            SPEED: sum(map(_count, polls[warm:])) / sum(seconds[warm:]),
+            SPEED: sum(map(_count, polls[_WARM_UP:])) / sum(seconds[_WARM_UP:]),
             WAL: wal / sum(map(_count, polls)),
         }
 
-    async def _settled(self, polls: Sequence[Polled]) -> Measures:
-        for polled in polls[:WARM_UP]:
-            await settle(self.consumer, polled)
-        events = sum(map(_count, polls[WARM_UP:]))
+    async def _settled(self, polls: Sequence[Polled], *, at_once: int | None = None) -> Measures:
+        counted = polls[_WARM_UP:]
+        await settle(self.consumer, polls[:_WARM_UP])
+        events = sum(map(_count, counted))
         wal = await self._wal()
         # Of this thread alone: another one draws the progress.
         cpu, start = time.thread_time(), time.perf_counter()
-        for polled in polls[WARM_UP:]:
-            await settle(self.consumer, polled)
+        for first in range(0, len(counted), at_once or len(counted)):
+            await settle(self.consumer, counted[first : first + at_once] if at_once else counted)
         cpu, seconds = time.thread_time() - cpu, time.perf_counter() - start
         wal = await self._wal() - wal
         return {SPEED: events / seconds, CPU: cpu * 1e6 / events, WAL: wal / events}

@@ -40,9 +40,9 @@ MUTANTS = (
         "offsets are acknowledged before the batch is committed",
         f"{_CRASH}[3: order-core.before_commit@1]",
         _CONSUME,
-        "                settled = await self._settle(polled, stop)\n",
-        "                await self._commit(consumer, polled, stop)\n"
-        "                settled = await self._settle(polled, stop)\n",
+        "                if await self._settle(polled, stop, lane=lane):\n",
+        "                await self._commit(consumer, polled, stop, lane=lane)\n"
+        "                if await self._settle(polled, stop, lane=lane):\n",
     ),
     _mutant(
         "an exception of the infrastructure is acknowledged",

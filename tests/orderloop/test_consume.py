@@ -119,7 +119,7 @@ async def test_killed_between_commit_and_acknowledgement_it_sees_the_batch_again
     topics_made: Made, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await topics_made(TOPIC)
-    await produce(broker, parcels(["e1", "e2", "e3"]))
+    await produce(broker, in_lane(0, ["e1", "e2", "e3"]))
     with monkeypatch.context() as patched:
         patched.setattr(failpoints, "_plan", {f"{GROUP}.before_offset_commit": ("raise", 1)})
         patched.setattr(failpoints, "_seen", Counter())
@@ -304,7 +304,7 @@ async def test_twenty_bad_ones_in_a_row_stop_it_and_nothing_more_is_acknowledged
         await produce(broker, parcels(["later"]))
 
         assert (await health.ready())["kafka"].startswith("FuseBlown")
-        assert health.alive() == {f"consumer {GROUP}": "ok"}
+        assert health.alive() == {f"consumer {GROUP}, lane {n}": "ok" for n in (1, 2)}
     assert (await house.applied(), await house.staged()) == (["e1"], 20)
     assert await committed(broker, GROUP, TOPIC) == 1
     metrics.FUSE_BLOWN.labels(GROUP).set(0)
@@ -385,14 +385,14 @@ async def test_a_lane_in_trouble_is_read_again_and_the_other_goes_on(topics_made
     assert await house.staged() == 0
 
 
-async def test_a_blown_fuse_in_one_lane_acknowledges_neither(topics_made: Made, house: House) -> None:
+async def test_a_blown_fuse_in_one_lane_stops_both_lanes(topics_made: Made, house: House) -> None:
     broker = await topics_made(TOPIC)
     await produce(broker, [*in_lane(0, [f"poison-{n}" for n in range(25)]), *in_lane(1, ["e1"])])
 
     async with running(broker, house):
         await until(lambda: metrics.FUSE_BLOWN.labels(GROUP)._value.get() == 1)
 
-    assert await committed(broker, GROUP, TOPIC) in {0, 1}  # one, if it was polled before the others
+    assert await committed(broker, GROUP, TOPIC) in {0, 1}  # the other lane's, if that was as fast
     metrics.FUSE_BLOWN.labels(GROUP).set(0)
 
 
