@@ -33,7 +33,7 @@ PURPOSE = "order-core and its relay killed, frozen and cut off at every step, un
 
 LANES = 3  # runs at the same time: each waits more than it works
 CHECKED = ("I1", "I2", "I3", "I4", "I5", "I7", "I9", "I14")
-_PATIENCE_SECONDS = 120.0  # a frozen transaction takes a session and ten seconds, three replicas a rebalance each
+_PATIENCE_SECONDS = 90.0  # a frozen transaction takes a session and ten seconds, three replicas a rebalance each
 _PAUSE_SECONDS = 0.2  # between chunks while something goes on that does not count visits
 _HANDS = 8  # commands at the same time
 
@@ -166,7 +166,7 @@ async def _until_it_has_struck(place: Scene, plan: Plan, blow: Blow) -> None:
     chance = random.Random(plan.seed)
     early = [told for chunk in plan.early_chunks() for told in chunk]
     deadline = time.monotonic() + _patience(plan)
-    while not blow.over and time.monotonic() < deadline:
+    while not (blow.over or blow.failed) and time.monotonic() < deadline:
         await place.tell(chance.sample(early, k=20))
         await _breath(place, blow)
     if not blow.over:

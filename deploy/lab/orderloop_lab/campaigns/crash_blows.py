@@ -29,13 +29,14 @@ class Blow:
     prepared: asyncio.Event = field(default_factory=asyncio.Event)  # every process is started
     due: asyncio.Event = field(default_factory=asyncio.Event)  # for those that fall at a chunk
     over: bool = False  # what was to happen has happened, and who was hurt is back
+    failed: bool = False  # it will never be over
 
 
 @asynccontextmanager
 async def strike(place: Scene, fault: Fault, supervisor: Supervisor | None) -> AsyncGenerator[Blow]:
     """Start what the scene needs, and let the blow fall while the block runs. `supervisor`: of what it stands on."""
     blow = Blow(fault.trouble in _BY_VISITS)
-    falling = asyncio.create_task(_fall(place, fault, blow, supervisor))
+    falling = asyncio.create_task(_watched(_fall(place, fault, blow, supervisor), blow))
     prepared = asyncio.create_task(blow.prepared.wait())
     try:
         await asyncio.wait({falling, prepared}, return_when=asyncio.FIRST_COMPLETED)
@@ -50,6 +51,14 @@ async def strike(place: Scene, fault: Fault, supervisor: Supervisor | None) -> A
         await asyncio.wait({falling})
     if not falling.cancelled():
         falling.result()
+
+
+async def _watched(falling: Coroutine[Any, Any, None], blow: Blow) -> None:
+    try:
+        await falling
+    except Exception:
+        blow.failed = True
+        raise
 
 
 def _fall(place: Scene, fault: Fault, blow: Blow, supervisor: Supervisor | None) -> Coroutine[Any, Any, None]:
@@ -97,8 +106,11 @@ async def _freeze(place: Scene, fault: Fault, blow: Blow) -> None:
 async def _thaw(place: Scene, frozen: Replica, *, since: float) -> None:
     """Once its session is over and others have done its work: it must find out, and do no harm."""
 
+    await asyncio.sleep(since + _BEYOND_SECONDS - time.monotonic())  # the fault itself
+    told = dict(place.ends)  # as repeats go on, there may be no moment at which everything is taken in
+
     async def forgotten() -> bool:
-        return time.monotonic() - since > _BEYOND_SECONDS and await place.settled()
+        return await place.taken_in(told)
 
     if not await place.until(forgotten, seconds=_READY_SECONDS):
         raise LabError("nobody took over the work of a frozen replica")

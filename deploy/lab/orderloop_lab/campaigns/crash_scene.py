@@ -189,15 +189,24 @@ class Scene:
 
     async def settled(self) -> bool:
         """Whether everything told is taken in, and everything that came of it is published."""
+        if not await self.taken_in(self.ends):
+            return False
         try:
-            offsets = await self.ground.broker.list_consumer_group_offsets(self.prefix + _GROUP)
-            if any(at not in offsets or offsets[at].offset < end for at, end in self.ends.items()):
-                return False
             return not await self.pool.fetchval("select exists (select from outbox)")
         except Exception as error:
             if not is_transient(error):
                 raise
             return False
+
+    async def taken_in(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Whether the group has come so far."""
+        try:
+            offsets = await self.ground.broker.list_consumer_group_offsets(self.prefix + _GROUP)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return False
+        return all(at in offsets and offsets[at].offset >= end for at, end in ends.items())
 
     async def ready(self, replica: Replica) -> bool:
         """Whether it has the database and partitions."""
