@@ -10,7 +10,8 @@ import structlog
 
 from orderloop.postgres import Connection
 
-from . import errand_store, metrics, store, writer
+from . import errand_store, metrics, store
+from .tell import stage
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ async def republish(pool: asyncpg.Pool, *, since: datetime, until: datetime) -> 
         async with pool.acquire() as conn, conn.transaction():
             facts, after = await store.remembered(conn, since=since, until=until, after=after, most=_MOST_REPUBLISHED)
             if facts:
-                await writer.stage(conn, facts)
+                await stage(conn, facts)
         count += len(facts)
         if after is None:
             return count

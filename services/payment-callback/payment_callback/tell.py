@@ -20,13 +20,18 @@ async def tell(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
     new = await store.remember(conn, facts) if facts else set[str]()
     staged = [fact for fact in facts if fact.event_id in new]
     if staged:
-        await outbox.stage_encoded(
-            conn,
-            order_nos=[fact.order_no for fact in staged],
-            topics=[fact.topic for fact in staged],
-            event_ids=[fact.event_id for fact in staged],
-            occurred_ats=[fact.occurred_at for fact in staged],
-            traceparents=[fact.traceparent for fact in staged],
-            bodies=[fact.body for fact in staged],
-        )
+        await stage(conn, staged)
     return new
+
+
+async def stage(conn: Connection, facts: Sequence[Remembered]) -> None:
+    """Tell them, whoever may have been told."""
+    await outbox.stage_encoded(
+        conn,
+        order_nos=[fact.order_no for fact in facts],
+        topics=[fact.topic for fact in facts],
+        event_ids=[fact.event_id for fact in facts],
+        occurred_ats=[fact.occurred_at for fact in facts],
+        traceparents=[fact.traceparent for fact in facts],
+        bodies=[fact.body for fact in facts],
+    )

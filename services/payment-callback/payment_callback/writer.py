@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 import asyncpg
 import structlog
 
-from orderloop import outbox, tracing
+from orderloop import tracing
 from orderloop.errors import Transient, is_transient
-from orderloop.postgres import Connection
 
 from . import errand_store, metrics, store
 from .attempt import Attempt, Verdict
 from .errand_store import Errand
 from .store import Remembered
+from .tell import stage
 
 log = structlog.get_logger()
 
@@ -153,16 +153,4 @@ def _remembered(attempt: Attempt) -> tuple[Remembered, ...]:
             fact.event.encode(),
         )
         for fact, traceparent in zip(attempt.notice.facts, attempt.traceparents, strict=True)
-    )
-
-
-async def stage(conn: Connection, facts: Sequence[Remembered]) -> None:
-    await outbox.stage_encoded(
-        conn,
-        order_nos=[fact.order_no for fact in facts],
-        topics=[fact.topic for fact in facts],
-        event_ids=[fact.event_id for fact in facts],
-        occurred_ats=[fact.occurred_at for fact in facts],
-        traceparents=[fact.traceparent for fact in facts],
-        bodies=[fact.body for fact in facts],
     )
