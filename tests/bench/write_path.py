@@ -265,13 +265,14 @@ class _Contest:
 
     async def _settled(self, polls: Sequence[Polled], *, at_once: int | None = None) -> Measures:
         counted = polls[_WARM_UP:]
+        at_once = at_once or len(counted)
         await settle(self.consumer, polls[:_WARM_UP])
         events = sum(map(_count, counted))
         wal = await self._wal()
         # Of this thread alone: another one draws the progress.
         cpu, start = time.thread_time(), time.perf_counter()
-        for first in range(0, len(counted), at_once or len(counted)):
-            await settle(self.consumer, counted[first : first + at_once] if at_once else counted)
+        for first in range(0, len(counted), at_once):
+            await settle(self.consumer, counted[first : first + at_once])
         cpu, seconds = time.thread_time() - cpu, time.perf_counter() - start
         wal = await self._wal() - wal
         return {SPEED: events / seconds, CPU: cpu * 1e6 / events, WAL: wal / events}

@@ -105,7 +105,6 @@ async def _freeze(place: Scene, fault: Fault, blow: Blow) -> None:
 
 async def _thaw(place: Scene, frozen: Replica, *, since: float) -> None:
     """Once its session is over and others have done its work: it must find out, and do no harm."""
-
     await asyncio.sleep(since + _BEYOND_SECONDS - time.monotonic())  # the fault itself
     told = dict(place.ends)  # as repeats go on, there may be no moment at which everything is taken in
 
