@@ -17,12 +17,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from msgspec import Struct
+from msgspec.structs import replace
 
 from . import kafka, metrics, outbox, tracing
 from .envelope import Envelope
@@ -49,7 +51,7 @@ _PATIENCE_SECONDS = 3  # what Kafka gets to finish an answer when the process ha
 _ANSWER_SECONDS = 60  # what it gets otherwise, several requests' worth; a new client then tries its luck
 
 
-class Received(NamedTuple):
+class Received(Struct, frozen=True, gc=False):
     """An event as it came, with the context that whatever it causes belongs under."""
 
     envelope: Envelope
@@ -218,7 +220,7 @@ class Consumer:
                 group=self._group,
             )
             spans.append(span)
-            traced[n] = one._replace(traceparent=traceparent)
+            traced[n] = replace(one, traceparent=traceparent)
         try:
             with tracing.batch(spans, group=self._group, count=len(received)):
                 await self._handle(traced)

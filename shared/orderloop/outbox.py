@@ -45,6 +45,7 @@ _HOLD_SECONDS = 15  # after which a topic that could not be written to is tried 
 # index: a plan made while the outbox was empty would sort all of a later backlog for every batch.
 _SESSION = "set synchronous_commit = off; set enable_sort = off"
 
+Row = tuple[str, str, str, datetime, str | None, bytes]  # order_no, topic, event id, when, traceparent, body
 _Lanes = dict[tuple[str, int], deque[asyncpg.Record]]  # by topic (as on the wire) and partition
 _Refusal = tuple[list[asyncpg.Record], int, BaseException]  # a batch of records, its bytes, why it is not in Kafka
 
@@ -73,41 +74,28 @@ class DeadLetter:
 
 async def stage(conn: Connection, messages: Sequence[Staged]) -> None:
     """Queue events, in this order, for publication after the surrounding transaction commits."""
-    if not messages:
-        return
-    await stage_encoded(
-        conn,
-        order_nos=[m.event.order_no for m in messages],
-        topics=[m.event.TOPIC for m in messages],
-        event_ids=[m.event_id for m in messages],
-        occurred_ats=[m.occurred_at for m in messages],
-        traceparents=[m.traceparent for m in messages],
-        bodies=[m.event.encode() for m in messages],
-    )
+    if messages:
+        rows = [
+            (m.event.order_no, m.event.TOPIC, m.event_id, m.occurred_at, m.traceparent, m.event.encode())
+            for m in messages
+        ]
+        await stage_encoded(conn, rows)
 
 
-async def stage_encoded(
-    conn: Connection,
-    *,
-    order_nos: Sequence[str],
-    topics: Sequence[str],
-    event_ids: Sequence[str],
-    occurred_ats: Sequence[datetime],
-    traceparents: Sequence[str | None],
-    bodies: Sequence[bytes],
-) -> None:
-    """`stage` for hot paths that encode their bodies themselves; columns of equal length."""
+async def stage_encoded(conn: Connection, rows: Sequence[Row]) -> None:
+    """`stage` for hot paths that encode their bodies themselves; at least one row."""
+    order_nos, topics, event_ids, occurred_ats, traceparents, bodies = zip(*rows, strict=True)
+    at_once = occurred_ats.count(occurred_ats[0]) == len(rows)
     await _sql.stage(
         conn,
         order_nos=order_nos,
         topics=topics,
         event_ids=event_ids,
-        occurred_ats=occurred_ats,
-        traceparents=traceparents if any(traceparents) else [],  # unnest fills a shorter array up with nulls
+        occurred_ats=occurred_ats[:1] if at_once else occurred_ats,
+        traceparents=traceparents if any(traceparents) else [],
         bodies=bodies,
         records=[],
     )
-    await _sql.wake(conn)
 
 
 async def stage_dead_letter(conn: Connection, letter: DeadLetter) -> None:
@@ -121,11 +109,10 @@ async def stage_dead_letter(conn: Connection, letter: DeadLetter) -> None:
         topics=[letter.topic],
         event_ids=[letter.origin],
         occurred_ats=[letter.found_at],
-        traceparents=[None],
+        traceparents=[],
         bodies=[letter.body],
         records=[orjson.dumps(record).decode()],
     )
-    await _sql.wake(conn)
 
 
 class Relay:

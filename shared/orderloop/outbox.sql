@@ -1,14 +1,15 @@
 -- name: stage(order_nos, topics, event_ids, occurred_ats, traceparents, bodies, records)!
--- The ids follow the order of the arrays, which is the order in which things happened.
-insert into outbox (order_no, topic, event_id, occurred_at, traceparent, body, record)
-select order_no, topic, event_id, occurred_at, traceparent, body, record::json
-from unnest(:order_nos::text[], :topics::text[], :event_ids::text[], :occurred_ats::timestamptz[],
-            :traceparents::text[], :bodies::bytea[], :records::text[])
-    with ordinality as m (order_no, topic, event_id, occurred_at, traceparent, body, record, n)
-order by n;
-
--- name: wake()!
--- One notification per transaction, however many rows it staged.
+-- The ids follow the order of the arrays, which is the order in which things happened. unnest fills the shorter arrays
+-- up with nulls; the time that is missing is the first one. One notification per transaction, however many rows.
+with staged as (
+    insert into outbox (order_no, topic, event_id, occurred_at, traceparent, body, record)
+    select order_no, topic, event_id, coalesce(occurred_at, (:occurred_ats::timestamptz[])[1]), traceparent, body,
+           record::json
+    from unnest(:order_nos::text[], :topics::text[], :event_ids::text[], :occurred_ats::timestamptz[],
+                :traceparents::text[], :bodies::bytea[], :records::text[])
+        with ordinality as m (order_no, topic, event_id, occurred_at, traceparent, body, record, n)
+    order by n
+)
 select pg_notify('outbox', '');
 
 -- name: lead()$

@@ -19,6 +19,9 @@ SESSION = {
     "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "30s",
     "timezone": "UTC",
+    # Every query finds its rows by an index. A plan made while a table was new and empty would read all of it, and go
+    # on doing so until the grown table has statistics: in its first minute order-core was a third as fast as it is.
+    "enable_seqscan": "off",
     # A machine that vanished without a word keeps its locks for 25 s, not for the two hours of the system's default.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

@@ -155,20 +155,11 @@ class _Contest:
         conn = await asyncpg.connect(self.database.app_url)
         try:
             while (rows := await due.get()) is not None:
-                order_nos, topics, event_ids, occurred_ats, bodies = zip(*rows, strict=True)
                 transaction = conn.transaction()
                 await transaction.start()
-                await outbox.stage_encoded(
-                    conn,
-                    order_nos=order_nos,
-                    topics=topics,
-                    event_ids=event_ids,
-                    occurred_ats=occurred_ats,
-                    traceparents=[None] * len(rows),
-                    bodies=bodies,
-                )
+                await outbox.stage_encoded(conn, [(*fields, None, body) for *fields, body in rows])
                 now = time.perf_counter()  # when the commit is asked for: its own time on the disk counts
-                committed.update((event_id.encode(), now) for event_id in event_ids)
+                committed.update((event_id.encode(), now) for _, _, event_id, *_ in rows)
                 await transaction.commit()
         finally:
             await conn.close()

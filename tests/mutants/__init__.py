@@ -86,7 +86,7 @@ MUTANTS = (
         "repeats inside one batch count twice",
         f"{_APPLY}_the_same_payment_twice_in_a_batch_and_again_later_moves_the_order_once",
         f"{_CORE}/apply.py",
-        "        if event.key not in self._unapplied:\n            return\n",
+        "        if key not in self._unapplied:\n            return\n",
         "",
     ),
     _mutant(
@@ -100,8 +100,8 @@ MUTANTS = (
         "batches claim their events in whatever order",
         f"{_APPLY}_claims_that_overlap_in_any_order_never_deadlock",
         f"{_CORE}/store.py",
-        "for key in sorted(bodies)",
-        "for key in bodies",
+        "ordered = sorted(keys)",
+        "ordered = [*keys]",
     ),
     _mutant(
         "orders are read without being locked",

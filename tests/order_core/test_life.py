@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 from order_core import money
 from order_core.apply import CommandRefused, apply
@@ -111,7 +112,7 @@ class Life(RuleBasedStateMachine):
                         applied=False,
                     )
                     if noted.transaction not in {p.transaction for p in self.order.payments}:
-                        self.order = self.order._replace(payments=(*self.order.payments, noted))
+                        self.order = replace(self.order, payments=(*self.order.payments, noted))
             case Waiting() | Refused():
                 pass
 
@@ -119,7 +120,7 @@ class Life(RuleBasedStateMachine):
         """Money that could not be applied stands beside its order."""
         if (body.channel, body.transaction_id) not in {p.transaction for p in self.order.payments}:
             noted = Payment(body.channel, body.transaction_id, body.mchid, body.amount_fen, body.currency, NOW, False)
-            self.order = self.order._replace(payments=(*self.order.payments, noted))
+            self.order = replace(self.order, payments=(*self.order.payments, noted))
 
     def hear(self, said: object) -> None:
         match said.__class__.__name__:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from orderloop import inbox
 from orderloop.events import (
     CloseResult,
@@ -76,9 +78,9 @@ async def apply(
     Runs inside the caller's transaction, which is the batch: either all of it happens or nothing.
     Raises CommandRefused, or asyncpg errors: then the batch may be tried again as it is.
     """
-    events, reused = await _told_apart(conn, events)
+    events, reused, body_hashes = await _told_apart(conn, events)
     await anomalies.raise_(conn, reused)
-    unapplied = await store.claim(conn, {event.key: _body_hash(event) for event in events})
+    unapplied = await store.claim(conn, {event.key for event in events}, body_hashes)
     failpoint("order-core.after_claim")
     fresh = [event for event in events if event.key in unapplied]
     if not fresh:
@@ -98,11 +100,14 @@ async def apply(
     return batch.outcomes
 
 
-async def _told_apart(conn: Connection, events: Sequence[Incoming]) -> tuple[Sequence[Incoming], list[Parked]]:
-    """The events, and those of them that came under an id which a foreign producer had used for something else."""
+async def _told_apart(
+    conn: Connection, events: Sequence[Incoming]
+) -> tuple[Sequence[Incoming], list[Parked], Mapping[EventKey, bytes]]:
+    """The events; those of them that came under an id which a foreign producer had used for something else; and what
+    tells the bodies of its others apart."""
     foreign = {event.key for event in events if event.is_foreign}
     if not foreign:
-        return events, []
+        return events, [], {}
     known = await store.body_hashes(conn, foreign)
     told: list[Incoming] = []
     reused: list[Parked] = []
@@ -111,8 +116,8 @@ async def _told_apart(conn: Connection, events: Sequence[Incoming]) -> tuple[Seq
         if mine is None or known.setdefault(event.key, mine) == mine:
             told.append(event)
         else:
-            reused.append(Parked(event._replace(event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
-    return told, reused
+            reused.append(Parked(replace(event, event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
+    return told, reused, known
 
 
 def _body_hash(event: Incoming) -> bytes | None:
@@ -139,52 +144,63 @@ class _Batch:
         self.followed: list[EventKey] = []  # brought about in this batch, so claimed by nobody yet
         self.kept = {event.key for event in kept}  # waited before this batch began
         self._unapplied = unapplied
-        self._queue: defaultdict[str, dict[EventKey, Incoming]] = defaultdict(dict)
+        self._queue: dict[str, dict[EventKey, Incoming]] = {}
         for event in kept:
-            self._queue[event.order_no][event.key] = event
+            self._queue.setdefault(event.order_no, {})[event.key] = event
+
+    @property
+    def mended(self) -> set[EventKey]:
+        """What waited before this batch began, and waits no longer."""
+        return self.kept - self._unapplied
 
     def settle(self, event: Incoming) -> None:
         """Decide one event, and after a change everything that waits for the same order."""
-        if event.key not in self._unapplied:
+        key = event.key
+        if key not in self._unapplied:
             return
         outcome = decide(self.orders.get(event.order_no), event, taken=self.taken)
-        self._forget(event.key)
+        self._forget(key)
         match outcome:
             case Change():
+                self._unapplied.remove(key)
                 self._apply(outcome)
             case Refused():
                 raise CommandRefused(outcome.reason)
             case Waiting():
-                self._queue[event.order_no][event.key] = event
-                self.outcomes.waiting[event.key] = outcome
+                self._queue.setdefault(event.order_no, {})[key] = event
+                self.outcomes.waiting[key] = outcome
             case Parked():
-                self.outcomes.parked[event.key] = outcome
+                self.outcomes.parked[key] = outcome
 
     def _apply(self, change: Change) -> None:
+        order_no, body = change.after.order_no, change.cause.body
         self.outcomes.changes.append(change)
-        self.orders[change.after.order_no] = change.after
-        self._unapplied.remove(change.cause.key)
-        if isinstance(change.cause.body, PaymentNotified):
-            self.taken[change.cause.body.channel, change.cause.body.transaction_id] = change.after.order_no
+        self.orders[order_no] = change.after
+        if isinstance(body, PaymentNotified):
+            self.taken[body.channel, body.transaction_id] = order_no
         for event in change.follow:
             self._unapplied.add(event.key)
             self.followed.append(event.key)
             self.settle(event)
-        for successor in list(self._queue[change.after.order_no].values()):
+        for successor in [*self._queue.get(order_no, {}).values()]:
             self.settle(successor)
 
     def _forget(self, key: EventKey) -> None:
         """An earlier copy of the event, in this batch or a former one, is decided anew."""
-        self._queue[key[0]].pop(key, None)
-        self.outcomes.waiting.pop(key, None)
-        self.outcomes.parked.pop(key, None)
+        for copies in (self._queue.get(key[0]), self.outcomes.waiting, self.outcomes.parked):
+            if copies:
+                copies.pop(key, None)
 
 
 async def with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequence[Incoming]) -> Mapping[str, Order]:
     """The orders with their parcels, payments and so on, where one of the events asks for them."""
 
+    concerned: defaultdict[type, set[str]] = defaultdict(set)
+    for event in events:
+        concerned[type(event.body)].add(event.order_no)
+
     def about(bodies: frozenset[type]) -> set[str]:
-        return {event.order_no for event in events if type(event.body) in bodies and event.order_no in orders}
+        return {no for body in bodies & concerned.keys() for no in concerned[body] if no in orders}
 
     found: dict[str, dict[str, object]] = {
         "parcels": {**await parts.parcels(conn, about(_ABOUT_PARCELS))},
@@ -197,7 +213,7 @@ async def with_parts(conn: Connection, orders: Mapping[str, Order], events: Sequ
     for name, by_order in found.items():
         for order_no, part in by_order.items():
             given[order_no][name] = part
-    return {n: order._replace(**given[n]) if n in given else order for n, order in orders.items()}  # type: ignore[arg-type]
+    return {**orders, **{order_no: replace(orders[order_no], **parts) for order_no, parts in given.items()}}
 
 
 def _transactions(events: Iterable[Incoming]) -> set[Transaction]:
@@ -221,18 +237,17 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
     if batch.followed and await inbox.claim(conn, batch.followed) != set(batch.followed):
         raise RuntimeError("what follows from an event has happened before the event")
     await store.record(conn, outcomes.changes, now=now)
-    await store.record_money(conn, outcomes.changes, now=now)
+    await store.record_refunds(conn, outcomes.changes, now=now)
     await parts.record(conn, outcomes.changes, now=now)
     await parts.set_timers(conn, timers.started(outcomes.changes, now=now, patience=patience))
     await store.note_unapplied_payments(conn, outcomes.parked.values(), known=batch.orders)
-    applied = {change.cause.key for change in outcomes.changes}
     undecided: dict[EventKey, str] = {
         **dict.fromkeys(outcomes.waiting, "waiting"),
         **dict.fromkeys(outcomes.parked, "parked"),
-        **dict.fromkeys(applied & batch.kept, "applied"),
+        **dict.fromkeys(batch.mended, "applied"),
     }
     await store.remember(conn, undecided)
-    await parts.stop_waiting(conn, batch.kept & (applied | outcomes.parked.keys()))
+    await parts.stop_waiting(conn, batch.mended | (batch.kept & outcomes.parked.keys()))
     await parts.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
     await anomalies.raise_(
         conn,

@@ -1,6 +1,6 @@
 """Closing an unpaid order: never without the channels' word that nobody has paid, and a payment always wins."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orderloop.events import CloseOutcome, CloseRequested, CloseResult
 
@@ -32,7 +32,7 @@ def ask(order: Order, cause: Incoming, body: Close) -> Outcome:
         order,
         cause,
         states.Event.CLOSE_REQUESTED,
-        after=order._replace(closing=Closing(asked=n, open=True)),
+        after=replace(order, closing=Closing(asked=n, open=True)),
         detail={"asked": n, "transaction_ids": request.transaction_ids},
         consequences=((f"{order.order_no}:close:{n}", request),),
     )
@@ -47,6 +47,6 @@ def answered(order: Order, cause: Incoming, body: CloseResult) -> Outcome:
         order,
         cause,
         _EVENTS[body.result],
-        after=order._replace(closing=closing),
+        after=replace(order, closing=closing),
         detail={"result": body.result, "channel": body.channel},
     )

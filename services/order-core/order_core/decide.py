@@ -1,9 +1,10 @@
 """Deciding what an event does to an order: values in, values out, no database and no clock."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from orderloop.events import (
     AnomalyRaised,
@@ -142,7 +143,7 @@ def _paid(order: Order, cause: Incoming, event: states.Event, body: PaymentNotif
         order,
         cause,
         event,
-        after=order._replace(channel=body.channel, mchid=body.mchid, payments=with_payment(order.payments, payment)),
+        after=replace(order, channel=body.channel, mchid=body.mchid, payments=with_payment(order.payments, payment)),
         detail={"channel": body.channel, "transaction_id": body.transaction_id, "amount_fen": body.amount_fen},
     )
 
@@ -169,7 +170,7 @@ def _label(order: Order, cause: Incoming, body: WaybillCreated) -> Outcome:
         order,
         cause,
         states.Event.WAYBILL_CREATED,
-        after=order._replace(parcels=labelled(order.parcels, body)),
+        after=replace(order, parcels=labelled(order.parcels, body)),
         detail={"express_code": body.express_code, "waybill_no": body.waybill_no, "warehouse": body.warehouse},
     )
 
@@ -188,7 +189,7 @@ def _follow(
         order,
         cause,
         states.Event.ALL_PARCELS_DELIVERED if arrived else states.Event.PARCEL_TRACKED,
-        after=order._replace(parcels=parcels),
+        after=replace(order, parcels=parcels),
         anomaly="delivery_incomplete" if is_stuck else None,
         money_fen=order.amount_fen if is_stuck else 0,
         detail={

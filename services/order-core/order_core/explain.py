@@ -77,11 +77,11 @@ class _Teller:
             what = f"{self._say('parcel')} {parcel['express_code']} {parcel['waybill_no']}"
             yield f"{what}: {self._state(PARCELS, parcel['status'])}, {self._when(parcel['at'])}"
         for refund in self._story["refunds"]:
-            what = f"{self._say('refund')} {refund.out_refund_no}"
-            yield f"{what}: {self._money(refund.amount_fen)}, {self._state(REFUNDS, refund.state)}"
+            what = f"{self._say('refund')} {refund['out_refund_no']}"
+            yield f"{what}: {self._money(refund['amount_fen'])}, {self._state(REFUNDS, refund['state'])}"
         for settlement in self._story["settlements"]:
-            what = f"{self._say('settlement')} {settlement.instruction_id} ({settlement.asked})"
-            yield f"{what}: {self._money(settlement.amount_fen)}, {self._state(SETTLEMENTS, settlement.state)}"
+            what = f"{self._say('settlement')} {settlement['instruction_id']} ({settlement['asked']})"
+            yield f"{what}: {self._money(settlement['amount_fen'])}, {self._state(SETTLEMENTS, settlement['state'])}"
 
     def _to_come(self) -> Iterator[str]:
         for timer in self._story["timers"]:

@@ -1,10 +1,11 @@
 """The money of an order: what was paid, what goes back, what is left to settle."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 Transaction = tuple[str, str]  # channel, transaction id
 
@@ -35,8 +36,7 @@ class RefundState(StrEnum):
     CLOSED = "closed"  # the channel has ended it, or a person an abnormal one; nothing was paid back
 
 
-@dataclass(frozen=True, slots=True)
-class Refund:
+class Refund(Struct, frozen=True):
     out_refund_no: str  # ours, and the key under which the channel gives money back once
     channel: str
     transaction_id: str

@@ -1,14 +1,16 @@
 """What an order is, what can come in about it, and what may become of that. Values only; `decide` decides.
 
-What is made anew for every event is a NamedTuple and not a frozen dataclass: a fourth of the time.
+Structs and not dataclasses: made, read and copied with a change for every event, in a fifth of the time.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orderloop.events import (
     AnomalyRaised,
@@ -41,8 +43,7 @@ class InstructionState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Struct, frozen=True):
     """One order to settlement to split so much."""
 
     instruction_id: str
@@ -55,15 +56,14 @@ class Instruction:
         return self.state in {InstructionState.SENT, InstructionState.PROCESSING}
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(Struct, frozen=True):
     """The channels are asked to close an unpaid order."""
 
     asked: int  # how often; numbers the requests
     open: bool  # no last word yet
 
 
-class Order(NamedTuple):
+class Order(Struct, frozen=True, gc=False):
     order_no: str
     status: Status
     version: int  # how many changes so far; order_log holds exactly 1..version
@@ -79,8 +79,7 @@ class Order(NamedTuple):
     closing: Closing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ship:
+class Ship(Struct, frozen=True):
     """An accepted wish to ship, from the shop's back office."""
 
     shipment_id: str
@@ -89,20 +88,17 @@ class Ship:
     receiver: Receiver
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmReceipt:
+class ConfirmReceipt(Struct, frozen=True):
     """The customer has the goods, or has had them for days without a word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Nobody has paid and nobody shall any more: ask the channels, or ask them again."""
 
     again: bool = False  # the timer's: only while the closing is open
 
 
-@dataclass(frozen=True, slots=True)
-class AskRefund:
+class AskRefund(Struct, frozen=True):
     """Give money back: the order's own payment, or one that stands beside it."""
 
     reason: str
@@ -110,42 +106,36 @@ class AskRefund:
     transaction: Transaction | None = None  # None: the applied one
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseRefund:
+class ReleaseRefund(Struct, frozen=True):
     """The bank has said its last word: the refund that waited for it goes out."""
 
     out_refund_no: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUpRefund:
+class GiveUpRefund(Struct, frozen=True):
     """The channel cannot deliver it, and nobody will try any longer: its money is the order's again."""
 
     out_refund_no: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CatchUp:
+class CatchUp(Struct, frozen=True):
     """What the couriers did while a refund that came to nothing kept the order from moving."""
 
     event: states.Event
 
 
-@dataclass(frozen=True, slots=True)
-class Revive:
+class Revive(Struct, frozen=True):
     """A late payment counts after all, for an order that was closed."""
 
     payment: PaymentNotified
 
 
-@dataclass(frozen=True, slots=True)
-class Resettle:
+class Resettle(Struct, frozen=True):
     """The bank refused; the cause is mended: settle again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dismiss:
+class Dismiss(Struct, frozen=True):
     """A person has looked at an anomaly, and nothing is to be done."""
 
     anomaly: str  # its kind
@@ -170,7 +160,7 @@ Body = (
 )
 
 
-class Incoming(NamedTuple):
+class Incoming(Struct, frozen=True, gc=False):
     """A fact or a command about one order, as it came in."""
 
     order_no: str
@@ -208,7 +198,7 @@ ENDS: Mapping[states.Event, str] = {
 }
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True, gc=False):
     """One more version of the order, with everything that happens in the same transaction."""
 
     before: Order
@@ -222,15 +212,13 @@ class Change(NamedTuple):
     follow: tuple[Incoming, ...] = ()  # to be decided right after
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """The event came before its predecessor and is kept for it."""
 
     cause: Incoming
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(Struct, frozen=True):
     """The event changed nothing and stands at the desk."""
 
     cause: Incoming
@@ -238,8 +226,7 @@ class Parked:
     money_fen: int = 0  # at risk
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """A command that is not possible. Its caller is there to be told, so nothing is kept."""
 
     cause: Incoming
@@ -280,7 +267,8 @@ def changed(
         case _:
             assert_never(answer)
     refunding = to is Status.REFUNDING and order.status is not Status.REFUNDING
-    after = (after or order)._replace(
+    after = replace(
+        after or order,
         status=to,
         version=order.version + 1,
         before_refund=order.status if refunding else order.before_refund,

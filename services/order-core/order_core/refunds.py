@@ -4,7 +4,7 @@ An order is `refunding` exactly while all that it was paid has gone back or is o
 no payment; what came too late is all that it was ever paid.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orderloop.events import RefundNotified, RefundRequested
 
@@ -49,7 +49,7 @@ def ask(order: Order, cause: Incoming, body: AskRefund) -> Outcome:
     )
     if payment.applied and any(instruction.at_the_bank for instruction in order.instructions):
         held = replace(refund, state=RefundState.HELD)
-        after = order._replace(refunds=with_refund(order.refunds, held))
+        after = replace(order, refunds=with_refund(order.refunds, held))
         return changed(order, cause, states.Event.REFUND_HELD, after=after, detail=_detail(held), money_fen=amount_fen)
     return _asked(order, cause, payment, refund)
 
@@ -78,7 +78,7 @@ def _asked(order: Order, cause: Incoming, payment: Payment, refund: Refund) -> O
         order,
         cause,
         states.Event.REFUND_REQUESTED if refund.whole else states.Event.PART_REFUND_REQUESTED,
-        after=order._replace(refunds=with_refund(order.refunds, refund)),
+        after=replace(order, refunds=with_refund(order.refunds, refund)),
         detail=_detail(refund),
         money_fen=refund.amount_fen,
         consequences=((f"{refund.out_refund_no}:requested", request),),
@@ -98,7 +98,7 @@ def told(order: Order, cause: Incoming, body: RefundNotified) -> Outcome:
     if not may_become(refund.state, said):
         return Parked(cause, "refund_contradiction", body.refund_fen)
     refund = replace(refund, state=said, refund_id=body.refund_id)
-    after = order._replace(refunds=with_refund(order.refunds, refund))
+    after = replace(order, refunds=with_refund(order.refunds, refund))
     payment = next(p for p in order.payments if p.transaction == refund.transaction)
     if said is RefundState.SUCCESS:
         return _succeeded(order, cause, payment, refund, after)
@@ -115,7 +115,7 @@ def give_up(order: Order, cause: Incoming, body: GiveUpRefund) -> Outcome:
         order,
         cause,
         states.Event.REFUND_GIVEN_UP,
-        after=order._replace(refunds=with_refund(order.refunds, ended)),
+        after=replace(order, refunds=with_refund(order.refunds, ended)),
         detail={**_detail(ended), "because": body.reason},
     )
 
@@ -139,7 +139,7 @@ def _failed(order: Order, cause: Incoming, payment: Payment, refund: Refund, aft
         anomaly="refund_failed",
         money_fen=refund.amount_fen,
     )
-    return outcome._replace(follow=_catch_up(outcome)) if isinstance(outcome, Change) and moves else outcome
+    return replace(outcome, follow=_catch_up(outcome)) if isinstance(outcome, Change) and moves else outcome
 
 
 def _catch_up(change: Change) -> tuple[Incoming, ...]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 import orjson
+from msgspec.structs import replace
 
 from orderloop.errors import MalformedEvent
 from orderloop.events import BY_TOPIC, PaymentNotified
@@ -98,26 +99,31 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
     match wish.repair:
         case Repair.REPLAY:
             body = cast("Body", BY_TOPIC[anomaly.type].decode(orjson.dumps(anomaly.evidence)))
-            event = command._replace(event_id=anomaly.event_id, type=anomaly.type, body=body)
-            return event._replace(occurred_at=anomaly.occurred_at)
+            return replace(
+                command,
+                event_id=anomaly.event_id,
+                type=anomaly.type,
+                body=body,
+                occurred_at=anomaly.occurred_at,
+            )
         case Repair.REVIVE:
-            return command._replace(event_id=anomaly.event_id, body=Revive(_payment(anomaly)))
+            return replace(command, event_id=anomaly.event_id, body=Revive(_payment(anomaly)))
         case Repair.LINK_TO_ORDER:
             if wish.order_no in {None, anomaly.order_no}:
                 raise NotPossible("say which other order the payment belongs to (order_no)")
             body = _payment(anomaly).model_copy(update={"order_no": wish.order_no, "source": "repair"})
-            return command._replace(order_no=body.order_no, event_id=anomaly.event_id, body=body)
+            return replace(command, order_no=body.order_no, event_id=anomaly.event_id, body=body)
         case Repair.APPLY_EVIDENCE:
             body = _payment(anomaly)
-            return command._replace(event_id=f"{body.channel}:{body.transaction_id}:paid", body=body)
+            return replace(command, event_id=f"{body.channel}:{body.transaction_id}:paid", body=body)
         case Repair.REQUEST_REFUND:
-            return command._replace(body=_refund(anomaly, wish))
+            return replace(command, body=_refund(anomaly, wish))
         case Repair.GIVE_UP_REFUND:
-            return command._replace(body=GiveUpRefund(str(anomaly.evidence.get("out_refund_no")), wish.reason))
+            return replace(command, body=GiveUpRefund(str(anomaly.evidence.get("out_refund_no")), wish.reason))
         case Repair.RESETTLE:
             return command
         case Repair.DISMISS:
-            return command._replace(event_id=f"dismissed:{anomaly.id}", body=Dismiss(anomaly.kind, wish.reason))
+            return replace(command, event_id=f"dismissed:{anomaly.id}", body=Dismiss(anomaly.kind, wish.reason))
 
 
 def _payment(anomaly: Anomaly) -> PaymentNotified:

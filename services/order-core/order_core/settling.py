@@ -1,7 +1,8 @@
 """Receipt is confirmed, the money is to be split, and the bank says what became of that."""
 
-from dataclasses import replace
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from orderloop.events import SettlementRequested, SettlementResult, SettlementStatus
 
@@ -55,7 +56,7 @@ def _request(order: Order, cause: Incoming, event: states.Event, instruction: In
         order,
         cause,
         event,
-        after=order._replace(instructions=_with(order, instruction)),
+        after=replace(order, instructions=_with(order, instruction)),
         detail={
             "instruction_id": instruction.instruction_id,
             "amount_fen": instruction.amount_fen,
@@ -87,7 +88,7 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         order,
         cause,
         event,
-        after=order._replace(instructions=_with(order, replace(instruction, state=state))),
+        after=replace(order, instructions=_with(order, replace(instruction, state=state))),
         detail=body.model_dump(mode="json", exclude={"order_no"}, exclude_none=True),
         anomaly=_needs_a_person(order, state, body),
         money_fen=body.amount_fen,

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiosql
@@ -23,10 +24,18 @@ _sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
 _STATUS = {status.value: status for status in Status}
 
 
-async def claim(conn: Connection, bodies: Mapping[EventKey, bytes | None]) -> set[EventKey]:
+async def claim(
+    conn: Connection, keys: Collection[EventKey], body_hashes: Mapping[EventKey, bytes] = MappingProxyType({})
+) -> set[EventKey]:
     """Remember the events as applied; return those of them that had not been applied before."""
-    rows = _sql.claim(conn, claims=[(*key, bodies[key]) for key in sorted(bodies)])
-    return {(order_no, event_id) async for order_no, event_id in rows}
+    ordered = sorted(keys)
+    before = _sql.claim(
+        conn,
+        order_nos=[order_no for order_no, _ in ordered],
+        event_ids=[event_id for _, event_id in ordered],
+        body_hashes=[body_hashes.get(key) for key in ordered] if body_hashes else [],
+    )
+    return {*keys}.difference([(order_no, event_id) async for order_no, event_id in before])
 
 
 async def body_hashes(conn: Connection, keys: Collection[EventKey]) -> dict[EventKey, bytes]:
@@ -89,46 +98,39 @@ async def taken(conn: Connection, transactions: Collection[Transaction]) -> dict
 
 
 async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Move the orders, write their log, and close the anomalies that this mends."""
+    """Move the orders, keep what they were paid with, write their log, and close the anomalies that this mends."""
     if not changes:
         return
     last = {change.after.order_no: change.after.version for change in changes}
-    rows = [
-        (
-            after.order_no,
-            after.version,
-            after.version == last[after.order_no],
-            before.status,
-            after.status,
-            after.channel,
-            after.mchid,
-            after.before_refund,
-            event,
-            cause.event_id,
-            cause.type,
-            cause.actor,
-            cause.occurred_at,
-            cause.traceparent,
-            orjson.dumps(detail).decode(),
-            ENDS.get(event),
+    rows: list[tuple[object, ...]] = []
+    for change in changes:
+        before, after, cause = change.before, change.after, change.cause
+        rows.append(
+            (
+                after.order_no,
+                after.version,
+                after.version == last[after.order_no],
+                before.status,
+                after.status,
+                after.channel,
+                after.mchid,
+                after.before_refund,
+                change.event,
+                cause.event_id,
+                cause.type,
+                cause.actor,
+                cause.occurred_at,
+                cause.traceparent,
+                orjson.dumps(change.detail).decode(),
+                ENDS.get(change.event),
+                (after.order_no, *after.payments[-1]) if after.payments is not before.payments else None,
+            )
         )
-        for before, after, cause, event, detail, *_ in changes
-    ]
     await _sql.record(conn, changes=rows, now=now)
 
 
-async def record_money(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Keep the payments and refunds that the changes bring along."""
-    await _note_payments(
-        conn,
-        [
-            (c.after.order_no, *payment)
-            for c in changes
-            if c.after.payments is not c.before.payments
-            for payment in c.after.payments
-            if payment not in c.before.payments
-        ],
-    )
+async def record_refunds(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
+    """Keep the refunds that the changes bring along."""
     given_back = {
         (c.after.order_no, refund.out_refund_no): refund
         for c in changes
@@ -143,18 +145,11 @@ async def record_money(conn: Connection, changes: Sequence[Change], *, now: date
 async def note_unapplied_payments(conn: Connection, parked: Iterable[Parked], *, known: Mapping[str, Order]) -> None:
     """Money that came and could not be applied still stands beside its order."""
     bodies = [outcome.cause.body for outcome in parked]
-    await _note_payments(
-        conn,
-        [
-            (b.order_no, b.channel, b.transaction_id, b.mchid, b.amount_fen, b.currency, b.paid_at, False)
-            for b in bodies
-            if isinstance(b, PaymentNotified) and b.order_no in known and b.amount_fen
-        ],
-    )
-
-
-async def _note_payments(conn: Connection, noted: Sequence[tuple[object, ...]]) -> None:
-    """Rows of an order_no and its Payment."""
+    noted = [
+        (b.order_no, b.channel, b.transaction_id, b.mchid, b.amount_fen, b.currency, b.paid_at, False)
+        for b in bodies
+        if isinstance(b, PaymentNotified) and b.order_no in known and b.amount_fen
+    ]
     if noted:
         await _sql.note_payments(conn, payments=noted)
 
@@ -191,24 +186,15 @@ async def remember(conn: Connection, outcomes: Mapping[EventKey, str]) -> None:
 
 async def publish(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
     """Stage order-changed and the consequences of every change, in the order of the changes."""
-    out: list[tuple[str, str, str, str | None, bytes]] = []
+    rows: list[outbox.Row] = []
     for c in changes:
-        event_id = f"{c.after.order_no}:{c.after.version}"
-        out.append((c.after.order_no, ORDER_CHANGED, event_id, c.cause.traceparent, _order_changed(c, now)))
+        after, cause = c.after, c.cause
+        event_id = f"{after.order_no}:{after.version}"
+        rows.append((after.order_no, ORDER_CHANGED, event_id, now, cause.traceparent, _order_changed(c, now)))
         for consequence_id, event in c.consequences:
-            out.append((event.order_no, event.TOPIC, consequence_id, c.cause.traceparent, event.encode()))
-    if not out:
-        return
-    order_nos, topics, event_ids, traceparents, bodies = zip(*out, strict=True)
-    await outbox.stage_encoded(
-        conn,
-        order_nos=order_nos,
-        topics=topics,
-        event_ids=event_ids,
-        occurred_ats=[now] * len(out),
-        traceparents=traceparents,
-        bodies=bodies,
-    )
+            rows.append((event.order_no, event.TOPIC, consequence_id, now, cause.traceparent, event.encode()))
+    if rows:
+        await outbox.stage_encoded(conn, rows)
 
 
 def _order_changed(c: Change, now: datetime) -> bytes:

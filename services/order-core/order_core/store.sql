@@ -1,9 +1,16 @@
--- name: claim(claims)
--- The shared claim of orderloop/inbox.sql, and what tells the bodies of foreign events apart. Dedup is this insert.
-insert into inbox (order_no, event_id, body_hash)
-select * from unnest(:claims::event_claim[])
-on conflict (order_no, event_id) do update set outcome = 'applied' where inbox.outcome <> 'applied'
-returning order_no, event_id;
+-- name: claim(order_nos, event_ids, body_hashes)
+-- The shared claim of orderloop/inbox.sql, and what tells the bodies of foreign events apart. Dedup is this insert. The
+-- other way round: returned is what had been applied before, which mostly is nothing.
+with claimed as (
+    insert into inbox (order_no, event_id, body_hash)
+    select * from unnest(:order_nos::text[], :event_ids::text[], :body_hashes::bytea[])
+    on conflict (order_no, event_id) do update set outcome = 'applied' where inbox.outcome <> 'applied'
+    returning order_no, event_id
+)
+select order_no, event_id
+from unnest(:order_nos::text[], :event_ids::text[]) as asked (order_no, event_id)
+where (select count(*) from claimed) < cardinality(:order_nos::text[])
+  and (order_no, event_id) not in (select order_no, event_id from claimed);
 
 -- name: body_hashes(order_nos, event_ids)
 select order_no, event_id, body_hash
@@ -37,10 +44,12 @@ from payment_claim
 where (channel, transaction_id) in (select * from unnest(:channels::text[], :transaction_ids::text[]));
 
 -- name: record(changes, now)!
--- Order and log move together. An order that changed several times in the batch ends at its last version. An event that
+-- An applied payment is claimed: a transaction that another order holds violates the key, the batch is decided anew and
+-- sees it. One that stood at the desk may have become the applied one.
+-- Order, money and log move together. An order that changed several times in the batch ends at its last version. An event that
 -- stood at the desk and has now been applied closes its own anomaly, and those that it makes pointless.
 with change as (
-    select * from unnest(:changes::order_change[])
+    select * from unnest(:changes::order_step[])
 ), moved as (
     update orders o
     set status = c.after, version = c.version, channel = c.channel, mchid = c.mchid, before_refund = c.before_refund,
@@ -51,6 +60,16 @@ with change as (
     update anomaly a set resolved_at = :now, resolution = 'the event was applied', resolved_by = c.actor
     from change c
     where a.order_no = c.order_no and (a.event_id = c.event_id or a.kind = c.ends) and a.resolved_at is null
+), paid as (
+    select (payment).* from change where (payment).order_no is not null
+), claimed as (
+    insert into payment_claim (channel, transaction_id, order_no)
+    select channel, transaction_id, order_no from paid order by channel, transaction_id
+), noted as (
+    insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+    select * from paid
+    on conflict (order_no, channel, transaction_id) do update
+    set applied = true, amount_fen = excluded.amount_fen, currency = excluded.currency
 )
 insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at,
                        traceparent, detail)
@@ -58,20 +77,10 @@ select order_no, version, before, after, event, event_id, type, actor, occurred_
 from change;
 
 -- name: note_payments(payments)!
--- An applied one is claimed: a transaction that another order holds violates the key, the batch is decided anew and sees
--- it. One that stood at the desk may have become the applied one.
-with noted as (
-    select * from unnest(:payments::payment_note[])
-), claimed as (
-    insert into payment_claim (channel, transaction_id, order_no)
-    select channel, transaction_id, order_no from noted where applied order by channel, transaction_id
-)
+-- Those that stand at the desk. What is known of them already stays.
 insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
-select * from noted
-on conflict (order_no, channel, transaction_id) do update
-set applied = payment.applied or excluded.applied,
-    amount_fen = case when excluded.applied then excluded.amount_fen else payment.amount_fen end,
-    currency = case when excluded.applied then excluded.currency else payment.currency end;
+select * from unnest(:payments::payment_note[])
+on conflict (order_no, channel, transaction_id) do nothing;
 
 -- name: keep_refunds(order_nos, out_refund_nos, channels, transaction_ids, amounts, states, wholes, reasons, refund_ids, now)!
 insert into refund (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id,

@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 import orjson
+from msgspec.structs import asdict
 
 from orderloop.postgres import Connection
 from orderloop.tracing import trace_id_of
@@ -51,9 +52,9 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
             "payments": [payment._asdict() for payment in payments],
             "shipment": dict(shipment) if shipment else None,
             "parcels": [parcel._asdict() for parcel in parcels.values()],
-            "refunds": list((await store.refunds(conn, [order_no])).get(order_no, ())),
-            "settlements": list((await parts.instructions(conn, [order_no])).get(order_no, ())),
-            "closing": (await parts.closings(conn, [order_no])).get(order_no),
+            "refunds": [asdict(refund) for refund in (await store.refunds(conn, [order_no])).get(order_no, ())],
+            "settlements": [asdict(i) for i in (await parts.instructions(conn, [order_no])).get(order_no, ())],
+            "closing": asdict(closing) if (closing := (await parts.closings(conn, [order_no])).get(order_no)) else None,
             "timers": [
                 {"kind": timer.kind, "due_at": timer.due_at}
                 for timer in await parts.timers(conn, [order_no])

@@ -26,12 +26,5 @@ async def tell(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
 
 async def stage(conn: Connection, facts: Sequence[Remembered]) -> None:
     """Tell them, whoever may have been told."""
-    await outbox.stage_encoded(
-        conn,
-        order_nos=[fact.order_no for fact in facts],
-        topics=[fact.topic for fact in facts],
-        event_ids=[fact.event_id for fact in facts],
-        occurred_ats=[fact.occurred_at for fact in facts],
-        traceparents=[fact.traceparent for fact in facts],
-        bodies=[fact.body for fact in facts],
-    )
+    rows = [(f.order_no, f.topic, f.event_id, f.occurred_at, f.traceparent, f.body) for f in facts]
+    await outbox.stage_encoded(conn, rows)

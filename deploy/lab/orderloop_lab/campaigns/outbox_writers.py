@@ -88,14 +88,10 @@ async def _stage(conn: asyncpg.Connection, one: Transaction) -> None:
 
 async def _stage_rows(conn: asyncpg.Connection, rows: Sequence[asyncpg.Record], one: Transaction) -> None:
     now = datetime.now(UTC)
+    changes = [(row["order_no"], row["version"]) for row in rows]
     await outbox.stage_encoded(
         conn,
-        order_nos=[row["order_no"] for row in rows],
-        topics=[ORDER_CHANGED] * len(rows),
-        event_ids=[f"{row['order_no']}:{row['version']}" for row in rows],
-        occurred_ats=[now] * len(rows),
-        traceparents=[None] * len(rows),
-        bodies=[_body(row["order_no"], row["version"], now, one) for row in rows],
+        [(no, ORDER_CHANGED, f"{no}:{version}", now, None, _body(no, version, now, one)) for no, version in changes],
     )
 
 
