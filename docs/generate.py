@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from order_core import states
 from order_core.states import TRANSITIONS, Event, Move, MoveBack, Record, Status, Verdict, Wait
 from orderloop import asyncapi, topics
@@ -237,12 +235,12 @@ def _event(topic: str) -> Iterator[str]:
             yield from _fields(getattr(module, name), part, schema["$defs"])
 
 
-def _fields(model: type[BaseModel], schema: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
+def _fields(model: type, schema: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
     yield "| field | type | |"
     yield "|---|---|---|"
     required = schema.get("required", [])
     for name, field in schema["properties"].items():
-        told = next((attribute for attribute, one in model.model_fields.items() if one.alias == name), name)
+        told = name if name in model.__annotations__ else f"{name}_"  # what is a word of Python
         notes = [_comment(model, told)] if told in model.__annotations__ else []
         optional = [] if name in required else ["optional"]
         yield f"| `{name}` | {_type(name, field, parts)} | {'; '.join(filter(None, [*optional, *notes]))} |"

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from orderloop_lab import backing as services
 from orderloop_lab.backing import Backing
@@ -17,6 +19,18 @@ from orderloop_lab.progress import steps
 from orderloop_lab.topics import CONTRACT, create_topics, delete_topics
 from tests.support import sessions
 from tests.support.databases import Database, Databases
+
+
+class _OneLab(LoadFileScheduling):
+    """A file to a worker; but all of tests/e2e to one: they share a whole system, which is not started twice."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _OneLab(config, log)
 
 
 @pytest.fixture(scope="session")

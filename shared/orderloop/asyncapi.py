@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from . import topics
 from .events import BY_TOPIC, Event
 
@@ -49,7 +51,9 @@ _HEADERS: dict[str, Any] = {
 
 def schema(event: type[Event], *, at: str = "#") -> dict[str, Any]:
     """The JSON Schema (2020-12) of an event's body; `at` is where in a larger document it will stand."""
-    return event.model_json_schema(by_alias=True, ref_template=at + "/$defs/{model}")
+    _, parts = msgspec.json.schema_components([event], ref_template=at + "/$defs/{name}")
+    whole = parts.pop(event.__name__)
+    return {**whole, "$defs": parts} if parts else whole
 
 
 def document(service: str) -> dict[str, Any]:

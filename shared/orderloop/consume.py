@@ -4,11 +4,11 @@ The rules: the handler applies a whole batch in one transaction; offsets are com
 errors are retried without limit; the data's errors are bisected down to the poison event, which alone is parked in
 `<topic>.<group>.dlq`; and a fuse stops the consumer when it parks too much, so that a bad deploy cannot drain a topic.
 
-Two lanes work at once, one for the even and one for the odd partitions: the Python of one runs while PostgreSQL works
-for the other. That is right because an order lives in the same partition of every topic: what happens to it stays in
-one lane, in its order. Each lane polls, applies and commits by itself, with transactions, retries and bisecting of its
-own; what two lanes may share all the same (an order that a foreign producer misplaced, a key that is unique across
-orders) is decided by locks and keys, as between two processes.
+Lanes work at once, each for its share of the partitions: the Python of one runs while PostgreSQL works for the others.
+That is right because an order lives in the same partition of every topic: what happens to it stays in one lane, in its
+order. Each lane polls, applies and commits by itself, with transactions, retries and bisecting of its own; what lanes
+may share all the same (an order that a foreign producer misplaced, a key that is unique across orders) is decided by
+locks and keys, as between two processes.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 Record = ConsumerRecord[bytes | None, bytes | None]
 Polled = Mapping[TopicPartition, Sequence[Record]]
 
-LANES = 2  # one that computes, one that waits for PostgreSQL; the pool needs as many connections
+LANES = 4  # one computes while others wait for PostgreSQL; the pool needs as many connections
 _MOST_RECORDS = 500  # a transaction's worth under lag; an idle lane takes what is there
 _POLL_MS = 500
 _JOIN_MS = 50  # until a lane looks again what has been assigned to it

@@ -62,7 +62,9 @@ class Envelope(Struct, frozen=True, gc=False):
         given = dict(headers)
         try:
             # Foreign headers are nobody's business here, and need not even be text.
-            event_id, source, topic = [(given.get(name) or b"").decode() for name in ("ce_id", "ce_source", "ce_type")]
+            event_id = (given.get("ce_id") or b"").decode()
+            source = (given.get("ce_source") or b"").decode()
+            topic = (given.get("ce_type") or b"").decode()
             order_no = (key or b"").decode()
             sent_at = (given.get("ce_time") or b"").decode() if "ce_time" in given else None
         except UnicodeDecodeError:

@@ -27,8 +27,8 @@ class Permanent(OrderLoopError):
     """The data itself is the trouble. Trying again changes nothing."""
 
 
-class MalformedEvent(Permanent):
-    """A record that does not decode into the event its topic promises."""
+class MalformedEvent(Permanent, ValueError):
+    """What does not decode into the event that its topic promises, or would not."""
 
 
 # SQLSTATE classes in which the infrastructure speaks, not the data (PostgreSQL manual, appendix A):

@@ -3,10 +3,11 @@
 import re
 from typing import Annotated
 
+from msgspec import Meta
 from pydantic import Field
 
-# Strict: 1.0 or "1" from a careless producer is an error, not an amount.
-Fen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
+# Strict: 1.0 or "1" from a careless producer is an error, not an amount. For forms and for events.
+Fen = Annotated[int, Field(strict=True, ge=0, le=10**15), Meta(ge=0, le=10**15)]
 
 
 # Digits with at most two decimals that count: no exponents, blanks, underscores or full-width digits.

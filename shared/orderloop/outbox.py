@@ -74,16 +74,16 @@ class DeadLetter:
 
 async def stage(conn: Connection, messages: Sequence[Staged]) -> None:
     """Queue events, in this order, for publication after the surrounding transaction commits."""
-    if messages:
-        rows = [
-            (m.event.order_no, m.event.TOPIC, m.event_id, m.occurred_at, m.traceparent, m.event.encode())
-            for m in messages
-        ]
-        await stage_encoded(conn, rows)
+    rows = [
+        (m.event.order_no, m.event.TOPIC, m.event_id, m.occurred_at, m.traceparent, m.event.encode()) for m in messages
+    ]
+    await stage_encoded(conn, rows)
 
 
 async def stage_encoded(conn: Connection, rows: Sequence[Row]) -> None:
-    """`stage` for hot paths that encode their bodies themselves; at least one row."""
+    """`stage` for hot paths that encode their bodies themselves."""
+    if not rows:
+        return
     order_nos, topics, event_ids, occurred_ats, traceparents, bodies = zip(*rows, strict=True)
     at_once = occurred_ats.count(occurred_ats[0]) == len(rows)
     await _sql.stage(

@@ -67,7 +67,7 @@ def build() -> FastAPI:
 def _facts(notice: Notice) -> list[Remembered]:
     now = datetime.now(UTC)
     return [
-        Remembered(f.event_id, f.event.order_no, f.event.TOPIC, f.occurred_at or now, None, f.event.encode())
+        Remembered(f.event_id, f.event.order_no, f.event.TOPIC, f.occurred_at or now, None, f.body)
         for f in notice.facts
     ]
 

@@ -51,6 +51,7 @@ def _differ(before: Any, now: Any, at: str) -> Iterator[str]:
         if before != now:
             yield f"{at}: {_short(before)} has become {_short(now)}"
         return
+    before, now = _terse(before), _terse(now)
     for word in sorted((before.keys() | now.keys()) - {"properties", "required"}):
         if word in before and word in now:
             yield from _differ(before[word], now[word], f"{at} {word}")
@@ -65,6 +66,14 @@ def _differ(before: Any, now: Any, at: str) -> Iterator[str]:
     needed, needed_now = set(before.get("required", ())), set(now.get("required", ()))
     yield from (f"{at} {name}: it may be left out now" for name in sorted((needed - needed_now) & fields_now.keys()))
     yield from (f"{at} {name}: it is required now" for name in sorted(needed_now - needed))
+
+
+def _terse(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without what goes without saying: the type of listed values, and that further fields may be there."""
+    unsaid = {"type"} if "enum" in schema else set[str]()
+    if schema.get("additionalProperties") is True:
+        unsaid.add("additionalProperties")
+    return {word: value for word, value in schema.items() if word not in unsaid}
 
 
 def _resolved(node: Any, whole: Schema) -> Any:

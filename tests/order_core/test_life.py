@@ -242,7 +242,7 @@ TestLife.settings = settings(max_examples=300, stateful_step_count=40, deadline=
 def orders() -> Iterator[Order]:
     """An order in every status, with every kind of thing hanging on it."""
     payment = Payment("wechat", "4200001", "1900000001", AMOUNT, "CNY", NOW, applied=True)
-    late = payment._replace(applied=False)
+    late = replace(payment, applied=False)
     for status, state, instructed in product(Status, RefundState, [None, *InstructionState]):
         is_paid = status not in {Status.PENDING, Status.CLOSED}
         yield Order(

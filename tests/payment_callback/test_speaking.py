@@ -9,7 +9,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from orderloop.events import BY_TOPIC, CloseRequested, Event, OrderChanged, RefundRequested
+from orderloop.events import BY_TOPIC, Cause, CloseRequested, Event, OrderChanged, RefundRequested
 from orderloop.settings import KafkaSettings
 from orderloop_lab.simulators.wechat_keys import MCHID, Keys
 from tests.support.databases import Database
@@ -88,18 +88,16 @@ async def world(  # noqa: PLR0917
 
 
 def changed(order_no: str, version: int, before: str | None, after: str, *, at: datetime | None = None) -> Event:
-    return OrderChanged.model_validate(
-        {
-            "order_no": order_no,
-            "version": version,
-            "from": before,
-            "to": after,
-            "cause": {"event_id": f"{order_no}:{version}", "type": "test"},
-            "at": at or datetime.now(UTC) - timedelta(minutes=5),
-            "actor": "test",
-            "amount_fen": 9900,
-            "channel": "wechat",
-        }
+    return OrderChanged(
+        order_no=order_no,
+        version=version,
+        from_=before,
+        to=after,
+        cause=Cause(event_id=f"{order_no}:{version}", type="test"),
+        at=at or datetime.now(UTC) - timedelta(minutes=5),
+        actor="test",
+        amount_fen=9900,
+        channel="wechat",
     )
 
 

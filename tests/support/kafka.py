@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from orderloop import kafka
 from orderloop.consume import Received
 from orderloop.envelope import Envelope
-from orderloop.events import Event, ParcelTracked
+from orderloop.events import Event, ParcelStatus, ParcelTracked
 from orderloop.settings import KafkaSettings
 from orderloop.topics import PARTITIONS
 
@@ -33,15 +33,13 @@ def settings_for(bootstrap: str, prefix: str) -> KafkaSettings:
 
 def tracked(order_no: str, *, text: str = "parcel sorted") -> ParcelTracked:
     """Any event, for tests that do not care which."""
-    return ParcelTracked.model_validate(
-        {
-            "order_no": order_no,
-            "express_code": "zto",
-            "waybill_no": "75312345678901",
-            "status": "in_transit",
-            "at": AT,
-            "text": text,
-        }
+    return ParcelTracked(
+        order_no=order_no,
+        express_code="zto",
+        waybill_no="75312345678901",
+        status=ParcelStatus.IN_TRANSIT,
+        at=AT,
+        text=text,
     )
 
 

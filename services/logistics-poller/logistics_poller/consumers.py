@@ -39,7 +39,7 @@ async def _request(conn: postgres.Connection, received: Sequence[Received], now:
             shipment_id=event.shipment_id,
             warehouse=event.decision.warehouse,
             express_code=event.decision.express_code,
-            request=orjson.dumps(event.model_dump(mode="json", include={"items", "receiver"})).decode(),
+            request=orjson.dumps({"items": event.items, "receiver": event.receiver}).decode(),
             traceparent=one.traceparent,
             requested_at=now,
         )

@@ -1,6 +1,7 @@
 """Deciding what an event does to an order: values in, values out, no database and no clock."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import assert_never
 
@@ -160,7 +161,7 @@ def _ship(order: Order, cause: Incoming, body: Ship) -> Outcome:
         order,
         cause,
         states.Event.SHIPMENT_ACCEPTED,
-        detail={"shipment_id": body.shipment_id, **body.decision.model_dump()},
+        detail={"shipment_id": body.shipment_id, **asdict(body.decision)},
         consequences=((f"{body.shipment_id}:requested", request),),
     )
 
@@ -197,7 +198,7 @@ def _follow(
             "waybill_no": body.waybill_no,
             "status": status,
             "place": body.place,
-            "at": at.isoformat(),
+            "at": at,
         },
     )
 

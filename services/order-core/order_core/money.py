@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
 
 from msgspec import Struct
 
 Transaction = tuple[str, str]  # channel, transaction id
 
 
-class Payment(NamedTuple):
+class Payment(Struct, frozen=True, gc=False):
     """One channel transaction that named this order; applied or standing at the desk."""
 
     channel: str

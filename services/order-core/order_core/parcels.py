@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orderloop.events import ParcelStatus, WaybillCreated
 
@@ -14,7 +16,7 @@ _FINAL = frozenset({ParcelStatus.DELIVERED, ParcelStatus.RETURNED})
 _OVER = frozenset({*_FINAL, ParcelStatus.EXHAUSTED})
 
 
-class Parcel(NamedTuple):
+class Parcel(Struct, frozen=True, gc=False):
     express_code: str
     waybill_no: str
     shipment_id: str
@@ -48,7 +50,7 @@ def followed(
     parcel = parcels[key]
     if parcel.status in _FINAL or (at < parcel.at and status not in _FINAL):
         return parcels
-    return {**parcels, key: parcel._replace(status=status, at=at)}
+    return {**parcels, key: replace(parcel, status=status, at=at)}
 
 
 def all_delivered(parcels: Mapping[ParcelKey, Parcel]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import aiosql
 import asyncpg
+from msgspec.structs import astuple
 
 from orderloop.events import BY_TOPIC, Event, ParcelStatus
 from orderloop.inbox import EventKey
@@ -21,13 +22,16 @@ from .timers import Kind, Timer
 
 _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 
+_PARCEL = {status.value: status for status in ParcelStatus}
+
 
 async def parcels(conn: Connection, order_nos: Collection[str]) -> dict[str, dict[ParcelKey, Parcel]]:
     found: dict[str, dict[ParcelKey, Parcel]] = {}
     if order_nos:
-        async for order_no, *fields in _sql.parcels(conn, order_nos=list(order_nos)):
-            express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at = fields
-            parcel = Parcel(express_code, waybill_no, shipment_id, parcel_no, parcel_count, ParcelStatus(status), at)
+        async for order_no, express_code, waybill_no, shipment_id, number, count, status, at in _sql.parcels(
+            conn, order_nos=list(order_nos)
+        ):
+            parcel = Parcel(express_code, waybill_no, shipment_id, number, count, _PARCEL[status], at)
             found.setdefault(order_no, {})[express_code, waybill_no] = parcel
     return found
 
@@ -62,7 +66,7 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
         if c.before.parcels.get(key) is not parcel
     }
     if moved:
-        await _sql.keep_parcels(conn, parcels=[(key[0], *parcel) for key, parcel in sorted(moved.items())])
+        await _sql.keep_parcels(conn, parcels=[(key[0], *astuple(parcel)) for key, parcel in sorted(moved.items())])
     settled = {
         (c.after.order_no, i.instruction_id): i
         for c in changes

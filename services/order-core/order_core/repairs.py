@@ -111,7 +111,7 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
         case Repair.LINK_TO_ORDER:
             if wish.order_no in {None, anomaly.order_no}:
                 raise NotPossible("say which other order the payment belongs to (order_no)")
-            body = _payment(anomaly).model_copy(update={"order_no": wish.order_no, "source": "repair"})
+            body = replace(_payment(anomaly), order_no=wish.order_no, source="repair")
             return replace(command, order_no=body.order_no, event_id=anomaly.event_id, body=body)
         case Repair.APPLY_EVIDENCE:
             body = _payment(anomaly)

@@ -11,6 +11,7 @@ from typing import Any
 import aiosql
 import asyncpg
 import orjson
+from msgspec import json
 
 from orderloop import outbox
 from orderloop.events import (
@@ -71,13 +72,11 @@ def _events(row: Row, payments: tuple[Payment, ...]) -> Iterator[tuple[str, Even
     detail: dict[str, Any] = orjson.loads(row["detail"]) if row["detail"] else {}
     yield (
         f"{row['order_no']}:{row['version']}",
-        OrderChanged.model_validate(
-            {
-                **{name: row[name] for name in ("order_no", "version", "from", "to", "actor", "amount_fen")},
-                **{name: row[name] for name in ("channel", "mchid")},
-                "cause": Cause(event_id=row["event_id"], type=row["type"]),
-                "at": row["recorded_at"],
-            }
+        OrderChanged(
+            **{name: row[name] for name in ("order_no", "version", "to", "actor", "amount_fen", "channel", "mchid")},
+            from_=row["from"],
+            cause=Cause(event_id=row["event_id"], type=row["type"]),
+            at=row["recorded_at"],
         ),
     )
     match row["event"]:
@@ -99,8 +98,8 @@ def _shipment(row: Row, detail: Row) -> ShipmentRequested:
         order_no=row["order_no"],
         shipment_id=detail["shipment_id"],
         decision=Decision(warehouse=detail["warehouse"], express_code=detail["express_code"]),
-        items=tuple(Item.model_validate(item) for item in orjson.loads(row["items"])),
-        receiver=Receiver.model_validate_json(row["receiver"]),
+        items=json.decode(row["items"], type=tuple[Item, ...]),
+        receiver=json.decode(row["receiver"], type=Receiver),
     )
 
 

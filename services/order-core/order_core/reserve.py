@@ -1,7 +1,7 @@
 """Reserving an order_no before the payment page opens (PAY-4)."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import orjson
@@ -30,7 +30,7 @@ class Reservation:
 
     @property
     def body_hash(self) -> bytes:
-        parts = (self.amount_fen, self.currency, [i.model_dump() for i in self.items], self.receiver.model_dump())
+        parts = (self.amount_fen, self.currency, [asdict(item) for item in self.items], asdict(self.receiver))
         return hashlib.sha256(orjson.dumps(parts)).digest()
 
 
@@ -65,8 +65,8 @@ async def reserve(
             amount_fen=wanted.amount_fen,
             currency=wanted.currency,
             **mine,
-            items=orjson.dumps([item.model_dump() for item in wanted.items]).decode(),
-            receiver=wanted.receiver.model_dump_json(),
+            items=orjson.dumps(wanted.items).decode(),
+            receiver=orjson.dumps(wanted.receiver).decode(),
             now=now,
         )
         await parts.set_timers(conn, [Timer(order_no, Kind.EXPIRE, now + patience.unpaid)])
@@ -74,17 +74,15 @@ async def reserve(
         await store.log_reservation(
             conn, order_no=order_no, event_id=event_id, actor=wanted.source, traceparent=traceparent, now=now
         )
-        changed = OrderChanged.model_validate(
-            {
-                "order_no": order_no,
-                "version": 1,
-                "from": None,
-                "to": Status.PENDING,
-                "cause": Cause(event_id=event_id, type="reserve"),
-                "at": now,
-                "actor": wanted.source,
-                "amount_fen": wanted.amount_fen,
-            }
+        changed = OrderChanged(
+            order_no=order_no,
+            version=1,
+            from_=None,
+            to=Status.PENDING,
+            cause=Cause(event_id=event_id, type="reserve"),
+            at=now,
+            actor=wanted.source,
+            amount_fen=wanted.amount_fen,
         )
         await outbox.stage(conn, [outbox.Staged(changed, f"{order_no}:1", now, traceparent)])
         return order_no, True

@@ -6,8 +6,8 @@ from datetime import datetime
 from uuid import uuid4
 
 import asyncpg
-import orjson
 import structlog
+from msgspec import json
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -35,8 +35,8 @@ async def ship(pool: asyncpg.Pool, redis: Redis, request: Request, *, decision: 
         body = Ship(
             shipment_id=f"{request.order_no}_S1",
             decision=decision,
-            items=tuple(Item.model_validate(item) for item in orjson.loads(row["items"])),
-            receiver=Receiver.model_validate_json(row["receiver"]),
+            items=json.decode(row["items"], type=tuple[Item, ...]),
+            receiver=json.decode(row["receiver"], type=Receiver),
         )
 
         def answer(order: Order) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiosql
 import orjson
+from msgspec.structs import astuple
 
 from orderloop import outbox
 from orderloop.events import PaymentNotified
@@ -123,7 +124,7 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
                 cause.traceparent,
                 orjson.dumps(change.detail).decode(),
                 ENDS.get(change.event),
-                (after.order_no, *after.payments[-1]) if after.payments is not before.payments else None,
+                (after.order_no, *astuple(after.payments[-1])) if after.payments is not before.payments else None,
             )
         )
     await _sql.record(conn, changes=rows, now=now)
@@ -193,8 +194,7 @@ async def publish(conn: Connection, changes: Sequence[Change], *, now: datetime)
         rows.append((after.order_no, ORDER_CHANGED, event_id, now, cause.traceparent, _order_changed(c, now)))
         for consequence_id, event in c.consequences:
             rows.append((event.order_no, event.TOPIC, consequence_id, now, cause.traceparent, event.encode()))
-    if rows:
-        await outbox.stage_encoded(conn, rows)
+    await outbox.stage_encoded(conn, rows)
 
 
 def _order_changed(c: Change, now: datetime) -> bytes:

@@ -49,9 +49,9 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
         return {
             "order": summary(order),
             "changes": [_change(row) for row in await history.log_of(conn, order_no)],
-            "payments": [payment._asdict() for payment in payments],
+            "payments": [asdict(payment) for payment in payments],
             "shipment": dict(shipment) if shipment else None,
-            "parcels": [parcel._asdict() for parcel in parcels.values()],
+            "parcels": [asdict(parcel) for parcel in parcels.values()],
             "refunds": [asdict(refund) for refund in (await store.refunds(conn, [order_no])).get(order_no, ())],
             "settlements": [asdict(i) for i in (await parts.instructions(conn, [order_no])).get(order_no, ())],
             "closing": asdict(closing) if (closing := (await parts.closings(conn, [order_no])).get(order_no)) else None,

@@ -19,8 +19,7 @@ async def tell(conn: Connection, facts: Sequence[Remembered]) -> set[str]:
     """Stage the facts that nobody has been told; their event ids. Belongs into the transaction of their cause."""
     new = await store.remember(conn, facts) if facts else set[str]()
     staged = [fact for fact in facts if fact.event_id in new]
-    if staged:
-        await stage(conn, staged)
+    await stage(conn, staged)
     return new
 
 

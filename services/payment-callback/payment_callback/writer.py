@@ -150,7 +150,7 @@ def _remembered(attempt: Attempt) -> tuple[Remembered, ...]:
             fact.event.TOPIC,
             fact.occurred_at or datetime.now(UTC),
             traceparent,
-            fact.event.encode(),
+            fact.body,
         )
         for fact, traceparent in zip(attempt.notice.facts, attempt.traceparents, strict=True)
     )

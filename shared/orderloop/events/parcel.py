@@ -1,13 +1,15 @@
 """Parcels: asked for by order-core, made and followed by logistics-poller or an outside warehouse."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import Meta
+from pydantic import Field
 
 from orderloop import topics
 
-from .event import Event, Text, Time
+from .event import Count, Event, Text, Time
 
 
 class ParcelStatus(StrEnum):
@@ -22,17 +24,18 @@ class ParcelStatus(StrEnum):
     EXHAUSTED = "exhausted"  # asked for as long as the schedule allows
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+# What the shop sends us as well, through a form: dataclasses, because FastAPI knows them.
 
 
-class Item(_Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
     sku: Text
     name: Text
-    quantity: Annotated[int, Field(ge=1)]
+    quantity: Annotated[Count, Field(ge=1)]
 
 
-class Receiver(_Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
     """Personal data: travels to the warehouse, never into a log or a trace."""
 
     name: Text
@@ -41,14 +44,15 @@ class Receiver(_Part):
     address: Text
 
 
-class Decision(_Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
     """Where from and with whom, as routing decided."""
 
     warehouse: Text
     express_code: Text
 
 
-class ShipmentRequested(Event):
+class ShipmentRequested(Event, frozen=True):
     """One accepted ship request. Id: `{shipment_id}:requested`."""
 
     TOPIC: ClassVar[str] = topics.SHIPMENT_REQUESTED
@@ -59,7 +63,7 @@ class ShipmentRequested(Event):
     receiver: Receiver
 
 
-class WaybillCreated(Event):
+class WaybillCreated(Event, frozen=True):
     """A label was printed. Any warehouse may publish it."""
 
     TOPIC: ClassVar[str] = topics.WAYBILL_CREATED
@@ -68,12 +72,12 @@ class WaybillCreated(Event):
     express_code: Text
     waybill_no: Text
     warehouse: Text
-    parcel_no: Annotated[int, Field(ge=1)] = 1
-    parcel_count: Annotated[int, Field(ge=1, le=999)] = 1
     created_at: Time
+    parcel_no: Count = 1
+    parcel_count: Annotated[int, Meta(ge=1, le=999)] = 1
 
 
-class PickupDetected(Event):
+class PickupDetected(Event, frozen=True):
     """The courier has the parcel, by the courier's own event. Id: `{express_code}:{waybill_no}:picked_up`."""
 
     TOPIC: ClassVar[str] = topics.PICKUP_DETECTED
@@ -81,11 +85,11 @@ class PickupDetected(Event):
     express_code: Text
     waybill_no: Text
     picked_up_at: Time
-    place: Text | None = None
     source: Literal["push", "poll", "aggregator", "direct"]
+    place: Text | None = None
 
 
-class ParcelTracked(Event):
+class ParcelTracked(Event, frozen=True):
     """A parcel's status changed."""
 
     TOPIC: ClassVar[str] = topics.PARCEL_TRACKED

@@ -1,17 +1,15 @@
 """The money's way to its receivers: asked for by order-core, done by settlement."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from orderloop import topics
 from orderloop.money import Fen
 
-from .event import Event, Text, Time
+from .event import Count, Event, Text, Time
 
 
-class SettlementRequested(Event):
+class SettlementRequested(Event, frozen=True):
     """Receipt is confirmed: split this much. Who gets what is settlement's rule. Id: `{instruction_id}:requested`.
 
     Asked for again after the bank has refused: `{instruction_id}:requested:{attempt}`.
@@ -23,7 +21,7 @@ class SettlementRequested(Event):
     channel: Text
     transaction_ids: tuple[Text, ...]
     amount_fen: Fen
-    attempt: Annotated[int, Field(ge=1)] = 1
+    attempt: Count = 1
 
 
 class SettlementStatus(StrEnum):
@@ -32,13 +30,13 @@ class SettlementStatus(StrEnum):
     PROCESSING = "PROCESSING"  # the outcome is not known yet, which is not a failure
 
 
-class SettlementResult(Event):
+class SettlementResult(Event, frozen=True):
     """What the bank said of one attempt. Id: `{instruction_id}:{attempt}:{status}`."""
 
     TOPIC: ClassVar[str] = topics.SETTLEMENT_RESULT
 
     instruction_id: Text
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Count
     status: SettlementStatus
     bank_code: Text
     amount_fen: Fen

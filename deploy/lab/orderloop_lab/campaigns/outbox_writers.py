@@ -15,7 +15,7 @@ import asyncpg
 import uvloop
 
 from orderloop import outbox
-from orderloop.events import OrderChanged
+from orderloop.events import Cause, OrderChanged
 from orderloop.topics import ORDER_CHANGED
 
 from .outbox_plan import LANES, Plan, Transaction
@@ -96,18 +96,18 @@ async def _stage_rows(conn: asyncpg.Connection, rows: Sequence[asyncpg.Record], 
 
 
 def _body(order_no: str, version: int, now: datetime, one: Transaction) -> bytes:
-    event = {
-        "order_no": order_no,
-        "version": version,
-        "from": "pending",
-        "to": "paid",
-        "cause": {"event_id": f"wechat:4200{order_no}:paid", "type": NEVER if one.rolled_back else "payment-notified"},
-        "at": now,
-        "actor": "payment-callback",
-        "amount_fen": 9900,
-        "channel": "wechat",
-    }
-    return OrderChanged.model_validate(event).encode()
+    kind = NEVER if one.rolled_back else "payment-notified"
+    return OrderChanged(
+        order_no=order_no,
+        version=version,
+        from_="pending",
+        to="paid",
+        cause=Cause(event_id=f"wechat:4200{order_no}:paid", type=kind),
+        at=now,
+        actor="payment-callback",
+        amount_fen=9900,
+        channel="wechat",
+    ).encode()
 
 
 if __name__ == "__main__":

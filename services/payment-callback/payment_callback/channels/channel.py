@@ -57,18 +57,25 @@ class Fact:
 
     event_id: str  # names the fact, so that a repeat is a repeat however it arrives
     event: PaymentNotified | RefundNotified
+    body: bytes  # the event as it travels
     occurred_at: datetime | None  # None: the channel named no time
 
 
 def paid(event: PaymentNotified) -> Fact:
-    """That an order was paid, under the name that it has for every channel and however we learn of it."""
-    return Fact(f"{event.channel}:{event.transaction_id}:paid", event, event.paid_at)
+    """That an order was paid, under the name that it has for every channel and however we learn of it.
+
+    Raises MalformedEvent.
+    """
+    return Fact(f"{event.channel}:{event.transaction_id}:paid", event, event.encode(), event.paid_at)
 
 
 def refunded(event: RefundNotified) -> Fact:
-    """How a refund ended. An abnormal one may succeed later: another fact about the same refund, so another id."""
+    """How a refund ended. An abnormal one may succeed later: another fact about the same refund, so another id.
+
+    Raises MalformedEvent.
+    """
     ended = "refunded" if event.refund_status == "SUCCESS" else event.refund_status.lower()
-    return Fact(f"{event.channel}:{event.refund_id}:{ended}", event, event.finished_at)
+    return Fact(f"{event.channel}:{event.refund_id}:{ended}", event, event.encode(), event.finished_at)
 
 
 @dataclass(frozen=True, slots=True)
