@@ -22,6 +22,7 @@ SESSION = {
     # Every query finds its rows by an index. A plan made while a table was new and empty would read all of it, and go
     # on doing so until the grown table has statistics: in its first minute order-core was a third as fast as it is.
     "enable_seqscan": "off",
+    "jit": "off",  # compiling takes longer than any statement here; a discouraged scan looks dear enough to be compiled
     # A machine that vanished without a word keeps its locks for 25 s, not for the two hours of the system's default.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
