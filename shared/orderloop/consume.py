@@ -287,7 +287,8 @@ class Consumer:
         try:
             while not (asked.done() or stopping.done()) and time.monotonic() < deadline:
                 self._beat(*lanes)
-                await asyncio.wait({asked, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+                beat = min(5, _ANSWER_SECONDS)
+                await asyncio.wait({asked, stopping}, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({asked}, timeout=_PATIENCE_SECONDS)
             if not asked.done():
                 raise Transient("Kafka has not answered")

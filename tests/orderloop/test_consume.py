@@ -506,3 +506,22 @@ async def test_without_a_broker_it_is_alive_not_ready_and_stops_when_told_to(hou
             await until(lambda: bool(health.alive()))
             assert set(health.alive().values()) == {"ok"}
             assert await health.ready() == {"kafka": "Permanent: no partitions assigned"}
+
+
+async def test_a_kafka_that_takes_the_call_and_never_answers_is_given_up_and_called_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consume, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(consume, "_PATIENCE_SECONDS", 0.1)
+    calls: list[asyncio.StreamWriter] = []
+
+    def fall_silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(writer)
+
+    async with await asyncio.start_server(fall_silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        silent = KafkaSettings.model_validate({"bootstrap": f"127.0.0.1:{port}", "topic_prefix": "t."})
+        async with running(silent, house):
+            await until(lambda: len(calls) >= 3)
+        for writer in calls:
+            writer.close()
