@@ -44,10 +44,10 @@ from payment_claim
 where (channel, transaction_id) in (select * from unnest(:channels::text[], :transaction_ids::text[]));
 
 -- name: record(changes, now)!
--- An applied payment is claimed: a transaction that another order holds violates the key, the batch is decided anew and
--- sees it. One that stood at the desk may have become the applied one.
--- Order, money and log move together. An order that changed several times in the batch ends at its last version. An event that
--- stood at the desk and has now been applied closes its own anomaly, and those that it makes pointless.
+-- Order, money and log move together. An order that changed several times in the batch ends at its last version. An
+-- event that stood at the desk and has now been applied closes its own anomaly, and those that it makes pointless. An
+-- applied payment is claimed: a transaction that another order holds violates the key, the batch is decided anew and
+-- sees it. A payment that stood at the desk may have become the applied one.
 with change as (
     select * from unnest(:changes::order_step[])
 ), moved as (
