@@ -18,6 +18,9 @@ SESSION = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "30s",
+    # The one limit that also ends an owner who froze between two messages of one statement: PostgreSQL does not take
+    # it for idle, and overlooks the statement's limit while it reads. (PostgreSQL 17 and newer)
+    "transaction_timeout": "30s",
     "timezone": "UTC",
     # Every query finds its rows by an index. A plan made while a table was new and empty would read all of it, and go
     # on doing so until the grown table has statistics: in its first minute order-core was a third as fast as it is.
