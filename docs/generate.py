@@ -253,7 +253,10 @@ def _type(name: str, field: dict[str, Any], parts: dict[str, Any]) -> str:
             return " or ".join(_type(name, one, parts) for one in alternatives)
         case {"$ref": ref}:
             part = str(ref).rpartition("/")[2]
-            return _type(name, parts[part], parts) if "enum" in parts[part] else part
+            if "enum" not in parts[part]:
+                return part
+            states = vars(sys.modules["orderloop.events"])[part]  # in the order of the code, which tells a story
+            return " / ".join(f"`{one}`" for one in states)
         case {"enum": values}:
             return " / ".join(f"`{value}`" for value in values)
         case {"const": value}:

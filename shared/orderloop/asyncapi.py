@@ -52,6 +52,9 @@ _HEADERS: dict[str, Any] = {
 def schema(event: type[Event], *, at: str = "#") -> dict[str, Any]:
     """The JSON Schema (2020-12) of an event's body; `at` is where in a larger document it will stand."""
     _, parts = msgspec.json.schema_components([event], ref_template=at + "/$defs/{name}")
+    for part in parts.values():
+        if "description" in part:
+            part["description"] = " ".join(part["description"].split())
     whole = parts.pop(event.__name__)
     return {**whole, "$defs": parts} if parts else whole
 

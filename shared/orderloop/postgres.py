@@ -22,7 +22,7 @@ SESSION = {
     # it for idle, and overlooks the statement's limit while it reads. (PostgreSQL 17 and newer)
     "transaction_timeout": "30s",
     "timezone": "UTC",
-    # Every query finds its rows by an index. A plan made while a table was new and empty would read all of it, and go
+    # Queries find their rows by an index. A plan made while a table was new and empty would read all of it, and go
     # on doing so until the grown table has statistics: in its first minute order-core was a third as fast as it is.
     "enable_seqscan": "off",
     "jit": "off",  # compiling takes longer than any statement here; a discouraged scan looks dear enough to be compiled

@@ -59,7 +59,9 @@ class PostgresSettings(Settings):
 
     url: SecretStr = Field(description="DSN of the service's app role")
     owner_url: SecretStr | None = Field(None, description="DSN of the owner role; `migrate` alone uses it")
-    pool_size: Annotated[int, Field(ge=1)] = Field(10, description="connections per process")
+    pool_size: Annotated[int, Field(ge=1)] = Field(
+        10, description="connections per process; a consumer that is behind holds four of them"
+    )
 
 
 class KafkaSettings(Settings):

@@ -50,7 +50,7 @@ FIGURES = (
 @dataclass(frozen=True, slots=True)
 class Scale:
     rounds: int
-    batches: int  # of bare_stream.BATCH events, per contender and round; a multiple of the lanes
+    batches: int  # of bare_stream.BATCH events, per contender and round
     existing: int  # orders beside those that are paid
     seed: int
 

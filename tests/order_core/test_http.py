@@ -101,6 +101,14 @@ async def test_a_wish_that_makes_no_sense_is_refused_without_repeating_its_value
     assert "13800000000" not in answer.text
 
 
+async def test_what_a_shop_says_of_its_goods_beyond_our_words_is_tolerated(shop: httpx.AsyncClient) -> None:
+    items = [{**WISH["items"][0], "unit_price": 5}]  # type: ignore[index]
+
+    answer = await shop.post("/v1/orders", json=WISH | {"items": items, "receiver": {**WISH["receiver"], "floor": 3}})  # type: ignore[dict-item]
+
+    assert answer.is_success
+
+
 async def paid_order(shop: httpx.AsyncClient, pool: asyncpg.Pool, external_order_id: str = "D-1") -> str:
     order_no = await reserve(shop, external_order_id=external_order_id)
     await told(pool, paid(order_no, f"t-{external_order_id}"))

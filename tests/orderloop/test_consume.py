@@ -325,7 +325,7 @@ def in_lane(lane: int, names: Sequence[str]) -> list[Outgoing]:
     return found
 
 
-async def test_two_lanes_are_under_way_at_once_and_share_no_order(topics_made: Made, house: House) -> None:
+async def test_lanes_are_under_way_at_once_and_share_no_order(topics_made: Made, house: House) -> None:
     broker = await topics_made(TOPIC)
     orders = [new_order_no(AT) for _ in range(40)]
     both = asyncio.Barrier(2)
@@ -385,7 +385,7 @@ async def test_a_lane_in_trouble_is_read_again_and_the_other_goes_on(topics_made
     assert await house.staged() == 0
 
 
-async def test_a_blown_fuse_in_one_lane_stops_both_lanes(topics_made: Made, house: House) -> None:
+async def test_a_blown_fuse_in_one_lane_stops_them_all(topics_made: Made, house: House) -> None:
     broker = await topics_made(TOPIC)
     await produce(broker, [*in_lane(0, [f"poison-{n}" for n in range(25)]), *in_lane(1, ["e1"])])
 
@@ -400,7 +400,7 @@ async def test_a_blown_fuse_in_one_lane_stops_both_lanes(topics_made: Made, hous
     metrics.FUSE_BLOWN.labels(GROUP).set(0)
 
 
-async def test_a_second_consumer_that_joins_while_both_lanes_are_in_mid_batch_costs_nothing(
+async def test_a_second_consumer_that_joins_while_the_lanes_are_in_mid_batch_costs_nothing(
     topics_made: Made, house: House
 ) -> None:
     broker = await topics_made(TOPIC)

@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from orderloop import topics
 from orderloop.errors import MalformedEvent
@@ -145,6 +146,39 @@ def test_wrong_values_are_malformed_and_not_repeated(changed: dict[str, object])
 
     assert next(iter(changed)) in str(refused.value)
     assert CANARY not in str(refused.value)
+
+
+def test_a_value_that_looks_like_our_own_words_is_not_repeated_either() -> None:
+    with pytest.raises(MalformedEvent) as refused:
+        ParcelTracked.decode(body(topics.PARCEL_TRACKED, status=f"x - at `{CANARY}"))
+
+    assert "status" in str(refused.value)
+    assert CANARY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"), [("decision", "warehouse"), ("receiver", "phone"), ("items[0]", "sku"), ("", "shipment_id")]
+)
+def test_a_nul_is_found_wherever_a_database_would_meet_it(part: str, field: str) -> None:
+    whole = orjson.loads(body(topics.SHIPMENT_REQUESTED))
+    holder = whole["items"][0] if "[" in part else whole[part] if part else whole
+    holder[field] = "a\0b"
+
+    with pytest.raises(MalformedEvent, match=re.escape(f"{part}.{field}" if part else field)):
+        ShipmentRequested.decode(orjson.dumps(whole))
+
+
+def test_what_only_looks_like_a_nul_is_none() -> None:
+    assert ParcelTracked.decode(body(topics.PARCEL_TRACKED, text=r"\u0000")).text == r"\u0000"
+
+
+def test_what_its_readers_would_refuse_is_not_encoded() -> None:
+    sound = PaymentNotified.decode(body(topics.PAYMENT_NOTIFIED))
+    for changed in ({"amount_fen": -1}, {"channel": "\0"}, {"mchid": "\ud800"}, {"paid_at": AT.replace(tzinfo=None)}):
+        with pytest.raises(MalformedEvent):
+            replace(sound, **changed).encode()
+    with pytest.raises(ValueError, match="order_no"):
+        replace(sound, order_no=CANARY)
 
 
 def test_a_hundred_thousand_faults_are_told_in_a_sentence() -> None:

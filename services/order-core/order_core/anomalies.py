@@ -7,7 +7,7 @@ from typing import Any
 
 import aiosql
 import asyncpg
-import orjson
+from msgspec import json
 
 from orderloop.events import AnomalyRaised, Event
 from orderloop.postgres import Connection
@@ -71,7 +71,7 @@ async def resolve(conn: Connection, number: int, *, by: str, resolution: str, no
 def _evidence(cause: Incoming) -> str:
     """What the desk is shown. Commands are never parked, so no personal data can be among it."""
     if isinstance(cause.body, AnomalyRaised):
-        return orjson.dumps(cause.body.evidence).decode()
+        return json.encode(cause.body.evidence).decode()
     if not isinstance(cause.body, Event):
         return "{}"  # a command that changed the order and left something for a person
     return cause.body.encode().decode()

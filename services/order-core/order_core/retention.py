@@ -31,7 +31,8 @@ _FINISHED = [Status.COMPLETED, Status.CLOSED, Status.REFUNDED]
 # Cutting off waits for whoever reads the table. Nobody queues behind it meanwhile, but a run is not to hang on a
 # forgotten psql either. Reading whether a month is finished may take minutes.
 _SESSION = """
-set lock_timeout = '500ms'; set statement_timeout = '15min'; set transaction_timeout = 0; set idle_session_timeout = 0
+set lock_timeout = '500ms'; set statement_timeout = '15min'; set transaction_timeout = 0; set idle_session_timeout = 0;
+set enable_seqscan = on
 """
 
 

@@ -2,7 +2,8 @@
 
 from typing import assert_never
 
-from msgspec.structs import asdict, replace
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from orderloop.events import SettlementRequested, SettlementResult, SettlementStatus
 
@@ -89,7 +90,7 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         cause,
         event,
         after=replace(order, instructions=_with(order, replace(instruction, state=state))),
-        detail={name: said for name, said in asdict(body).items() if name != "order_no" and said is not None},
+        detail={name: said for name, said in to_builtins(body).items() if name != "order_no" and said is not None},
         anomaly=_needs_a_person(order, state, body),
         money_fen=body.amount_fen,
         follow=() if state is InstructionState.PROCESSING else _released(order, cause),

@@ -55,8 +55,14 @@ class Event(Struct, frozen=True, gc=False):
         return event
 
     def encode(self) -> bytes:
-        """Raises MalformedEvent for what its own readers would refuse."""
-        body = msgspec.json.encode(self)
+        """Raises MalformedEvent for what its own readers would refuse.
+
+        The order of the fields is part of the bytes, and the bytes tell a foreign producer's events apart.
+        """
+        try:
+            body = msgspec.json.encode(self)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise MalformedEvent(f"{type(self).__name__} does not encode: {type(error).__name__}") from None
         self.decode(body)
         return body
 
@@ -69,7 +75,9 @@ def _decoder(event: type[Event]) -> msgspec.json.Decoder[Any]:
 def _fault(error: Exception) -> str:
     if not isinstance(error, msgspec.DecodeError):
         return type(error).__name__
-    said, at, path = str(error).partition(" - at `")
+    said, at, path = str(error).rpartition(" - at `")
+    if not at:
+        said, path = path, said
     return (_VALUE if said.startswith(_VALUE) else said) + at + path
 
 
@@ -78,14 +86,12 @@ def _nuls(value: object, at: str = "") -> Iterator[str]:
     match value:
         case str() if "\0" in value:
             yield at
-        case Struct():
-            for name in value.__struct_fields__:
-                yield from _nuls(getattr(value, name), f"{at}.{name}" if at else name)
         case tuple():
             for n, one in enumerate(value):
                 yield from _nuls(one, f"{at}[{n}]")
         case _:
-            pass
+            for name in getattr(value, "__struct_fields__", ()) or getattr(value, "__dataclass_fields__", ()):
+                yield from _nuls(getattr(value, name), f"{at}.{name}" if at else name)
 
 
 __all__ = ["Count", "Event", "Text", "Time"]

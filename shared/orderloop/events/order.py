@@ -17,7 +17,7 @@ class Cause(Struct, frozen=True):
     type: Text
 
 
-class OrderChanged(Event, frozen=True):
+class OrderChanged(Event, frozen=True, kw_only=True):
     """One step of an order's life. Versions of an order count from 1 without a gap. Id: `{order_no}:{version}`."""
 
     TOPIC: ClassVar[str] = topics.ORDER_CHANGED
@@ -33,12 +33,12 @@ class OrderChanged(Event, frozen=True):
     mchid: Text | None = None
 
 
-class AnomalyRaised(Event, frozen=True):
+class AnomalyRaised(Event, frozen=True, kw_only=True):
     """Something that a person should see. Evidence, never the fact itself: it changes no order."""
 
     TOPIC: ClassVar[str] = topics.ANOMALY_RAISED
 
     kind: Text
     evidence: dict[str, Any]
-    raised_at: Time
     money_fen: Fen = 0
+    raised_at: Time

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from orderloop import topics
 
@@ -24,11 +24,15 @@ class ParcelStatus(StrEnum):
     EXHAUSTED = "exhausted"  # asked for as long as the schedule allows
 
 
-# What the shop sends us as well, through a form: dataclasses, because FastAPI knows them.
+# What the shop sends us as well, through a form: dataclasses, because FastAPI knows them. Unknown fields are tolerated
+# there as here, whatever the form around them says.
+_TOLERANT = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
+    __pydantic_config__: ClassVar[ConfigDict] = _TOLERANT
+
     sku: Text
     name: Text
     quantity: Annotated[Count, Field(ge=1)]
@@ -37,6 +41,8 @@ class Item:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver:
     """Personal data: travels to the warehouse, never into a log or a trace."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _TOLERANT
 
     name: Text
     phone: Text
@@ -52,7 +58,7 @@ class Decision:
     express_code: Text
 
 
-class ShipmentRequested(Event, frozen=True):
+class ShipmentRequested(Event, frozen=True, kw_only=True):
     """One accepted ship request. Id: `{shipment_id}:requested`."""
 
     TOPIC: ClassVar[str] = topics.SHIPMENT_REQUESTED
@@ -63,7 +69,7 @@ class ShipmentRequested(Event, frozen=True):
     receiver: Receiver
 
 
-class WaybillCreated(Event, frozen=True):
+class WaybillCreated(Event, frozen=True, kw_only=True):
     """A label was printed. Any warehouse may publish it."""
 
     TOPIC: ClassVar[str] = topics.WAYBILL_CREATED
@@ -72,12 +78,12 @@ class WaybillCreated(Event, frozen=True):
     express_code: Text
     waybill_no: Text
     warehouse: Text
-    created_at: Time
     parcel_no: Count = 1
     parcel_count: Annotated[int, Meta(ge=1, le=999)] = 1
+    created_at: Time
 
 
-class PickupDetected(Event, frozen=True):
+class PickupDetected(Event, frozen=True, kw_only=True):
     """The courier has the parcel, by the courier's own event. Id: `{express_code}:{waybill_no}:picked_up`."""
 
     TOPIC: ClassVar[str] = topics.PICKUP_DETECTED
@@ -85,11 +91,11 @@ class PickupDetected(Event, frozen=True):
     express_code: Text
     waybill_no: Text
     picked_up_at: Time
-    source: Literal["push", "poll", "aggregator", "direct"]
     place: Text | None = None
+    source: Literal["push", "poll", "aggregator", "direct"]
 
 
-class ParcelTracked(Event, frozen=True):
+class ParcelTracked(Event, frozen=True, kw_only=True):
     """A parcel's status changed."""
 
     TOPIC: ClassVar[str] = topics.PARCEL_TRACKED

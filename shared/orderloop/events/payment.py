@@ -11,7 +11,7 @@ from orderloop.money import Fen
 from .event import Event, Text, Time
 
 
-class PaymentNotified(Event, frozen=True):
+class PaymentNotified(Event, frozen=True, kw_only=True):
     """A channel's authentic word that an order was paid. Id: `{channel}:{transaction_id}:paid`."""
 
     TOPIC: ClassVar[str] = topics.PAYMENT_NOTIFIED
@@ -27,7 +27,7 @@ class PaymentNotified(Event, frozen=True):
     source: Literal["callback", "repair"]
 
 
-class RefundNotified(Event, frozen=True):
+class RefundNotified(Event, frozen=True, kw_only=True):
     """A channel's word on one refund. Id: `{channel}:{refund_id}:refunded`."""
 
     TOPIC: ClassVar[str] = topics.REFUND_NOTIFIED
@@ -42,15 +42,15 @@ class RefundNotified(Event, frozen=True):
     finished_at: Time | None = None
 
 
-class CloseRequested(Event, frozen=True):
+class CloseRequested(Event, frozen=True, kw_only=True):
     """Close the unpaid order at the channel, after asking it whether it is unpaid. Id: `{order_no}:close:{n}`."""
 
     TOPIC: ClassVar[str] = topics.CLOSE_REQUESTED
 
-    amount_fen: Fen
     channel: Text | None = None  # None: nobody knows where the customer would have paid, so ask every channel
     mchid: Text | None = None
     transaction_ids: tuple[Text, ...] = ()  # known already
+    amount_fen: Fen
 
 
 class CloseOutcome(StrEnum):
@@ -59,7 +59,7 @@ class CloseOutcome(StrEnum):
     UNKNOWN = "unknown"  # a channel did not answer; ask again
 
 
-class CloseResult(Event, frozen=True):
+class CloseResult(Event, frozen=True, kw_only=True):
     """What the channels said to a close. Id: that of the request, and `:result`; for the one that says unknown, while
     they are being asked again, `:unknown`."""
 
@@ -70,7 +70,7 @@ class CloseResult(Event, frozen=True):
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])  # the channel's answer, without personal data
 
 
-class RefundRequested(Event, frozen=True):
+class RefundRequested(Event, frozen=True, kw_only=True):
     """Give money back. The same out_refund_no until the outcome is known. Id: `{out_refund_no}:requested`."""
 
     TOPIC: ClassVar[str] = topics.REFUND_REQUESTED

@@ -9,7 +9,7 @@ from orderloop.money import Fen
 from .event import Count, Event, Text, Time
 
 
-class SettlementRequested(Event, frozen=True):
+class SettlementRequested(Event, frozen=True, kw_only=True):
     """Receipt is confirmed: split this much. Who gets what is settlement's rule. Id: `{instruction_id}:requested`.
 
     Asked for again after the bank has refused: `{instruction_id}:requested:{attempt}`.
@@ -30,7 +30,7 @@ class SettlementStatus(StrEnum):
     PROCESSING = "PROCESSING"  # the outcome is not known yet, which is not a failure
 
 
-class SettlementResult(Event, frozen=True):
+class SettlementResult(Event, frozen=True, kw_only=True):
     """What the bank said of one attempt. Id: `{instruction_id}:{attempt}:{status}`."""
 
     TOPIC: ClassVar[str] = topics.SETTLEMENT_RESULT

@@ -10,7 +10,6 @@ from urllib.parse import unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
-from pydantic import ValidationError
 
 from orderloop.errors import Permanent
 from orderloop.events import PaymentNotified
@@ -68,7 +67,7 @@ class Alipay:
             return self._read(form)
         except KeyError as missing:
             raise Refused(Reason.NOT_UNDERSTOOD, f"field {missing}") from None
-        except (TypeError, ValueError, ValidationError) as error:
+        except (TypeError, ValueError) as error:
             raise Refused(Reason.NOT_UNDERSTOOD, type(error).__name__) from None
 
     def stored(self) -> Answer:
