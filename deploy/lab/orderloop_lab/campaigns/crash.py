@@ -155,7 +155,7 @@ async def _breath(place: Scene, blow: Blow) -> None:
     """Each chunk a batch of its own until the blow has fallen, so that its visit surely comes; then all at once."""
 
     async def gone_on() -> bool:
-        return blow.over or await place.settled()
+        return blow.over or blow.failed or await place.settled()
 
     if not blow.over:
         await place.until(gone_on, seconds=_PATIENCE_SECONDS if blow.counts_visits else _PAUSE_SECONDS)
