@@ -39,6 +39,11 @@ class MalformedEvent(Permanent, ValueError):
 _INFRASTRUCTURE = ("08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX")
 
 
+# What becomes of a question to Redis when it is away, or goes. The last is uvloop's: the connection that the pool has
+# handed out was closed a moment ago.
+REDIS_AWAY = (redis.RedisError, OSError, RuntimeError)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether `error` speaks of the infrastructure rather than of the data.
 

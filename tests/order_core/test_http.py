@@ -179,6 +179,20 @@ async def test_without_redis_the_order_ships_all_the_same(pool: asyncpg.Pool, un
     assert answer.status_code == 202
 
 
+@pytest.mark.parametrize("question", ["set", "eval"])  # takes the lock, gives it back
+async def test_a_redis_that_goes_in_mid_sentence_costs_no_request(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool, redis: Redis, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    async def closed(*_args: object, **_options: object) -> None:
+        # what uvloop says when the server has hung up since the pool looked
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    order_no = await paid_order(shop, pool)
+    monkeypatch.setattr(redis, question, closed)
+
+    assert (await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())).status_code == 202
+
+
 async def test_an_unpaid_order_does_not_ship_and_the_answer_says_why(
     shop: httpx.AsyncClient, pool: asyncpg.Pool
 ) -> None:

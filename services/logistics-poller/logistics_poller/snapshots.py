@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
+from orderloop.errors import REDIS_AWAY
 from orderloop.events import ParcelStatus
 
 from . import metrics
@@ -82,7 +82,7 @@ class Snapshots:
     async def keep(self, shown: Snapshot) -> None:
         try:
             await self._redis.set(_key(shown.express_code, shown.waybill_no), shown.model_dump_json(), ex=_SECONDS)
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             metrics.SNAPSHOT_ERRORS.inc()
             log.warning("snapshot not kept", waybill_no=shown.waybill_no, error=repr(error))
 
@@ -91,7 +91,7 @@ class Snapshots:
         try:
             kept = await self._redis.get(_key(express_code, waybill_no))
             return None if kept is None else Snapshot.model_validate_json(kept)
-        except (RedisError, OSError, ValidationError) as error:
+        except (*REDIS_AWAY, ValidationError) as error:
             metrics.SNAPSHOT_ERRORS.inc()
             log.warning("snapshot not found", waybill_no=waybill_no, error=type(error).__name__)
             return None

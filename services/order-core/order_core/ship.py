@@ -9,8 +9,8 @@ import asyncpg
 import structlog
 from msgspec import json
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from orderloop.errors import REDIS_AWAY
 from orderloop.events import Decision, Item, Receiver
 from orderloop.problem import Problem
 
@@ -51,7 +51,7 @@ async def _locked(redis: Redis, order_no: str) -> AsyncGenerator[None]:
     key, token = f"lock:ship:{order_no}", uuid4().hex
     try:
         mine = await redis.set(key, token, nx=True, ex=_LOCK_SECONDS)
-    except (RedisError, OSError) as error:
+    except REDIS_AWAY as error:
         log.warning("shipping without the lock, the database decides", order_no=order_no, error=repr(error))
         yield
         return
@@ -60,5 +60,5 @@ async def _locked(redis: Redis, order_no: str) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        with suppress(RedisError, OSError):  # it expires by itself
+        with suppress(*REDIS_AWAY):  # it expires by itself
             await redis.eval(_RELEASE, 1, key, token)
