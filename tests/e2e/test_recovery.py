@@ -77,4 +77,6 @@ async def test_a_database_that_is_away_parks_nothing(lab: Lab, source: str) -> N
         await core.close()
     assert dead == 0
     # Meanwhile no callback could be stored, and the channel was asked before it had repeated them: that is counted.
-    assert {row["kind"] for row in kinds} <= {"parcel_silent", "parcel_exhausted", "callback_missing"}
+    # A silent parcel is planned; on a slow machine it is also given up before the test has ended.
+    given_up = {"parcel_exhausted", "delivery_incomplete"}
+    assert {row["kind"] for row in kinds} <= {"parcel_silent", *given_up, "callback_missing"}
