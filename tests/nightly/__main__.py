@@ -33,7 +33,14 @@ def steps() -> dict[str, tuple[str, ...]]:
         *(sys.executable, "-m", "pytest", "-q"),
         *("tests/e2e/test_callbacks_without_kafka.py", "tests/e2e/test_recovery.py"),
     )
-    return {**campaigns, "outages": outages, "mutants": (sys.executable, "-m", "tests.mutants")}
+    # some 20 GB of disk for a while
+    bench = (sys.executable, "-m", "tests.bench", "payments", "lives", "--rounds", "5", "--existing", "10000000")
+    return {
+        **campaigns,
+        "outages": outages,
+        "bench beside 10 million orders": (*bench, "--out", "build/bench-nightly.json"),
+        "mutants": (sys.executable, "-m", "tests.mutants"),
+    }
 
 
 def main(wanted: Sequence[str]) -> int:
