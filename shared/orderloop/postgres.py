@@ -16,10 +16,10 @@ Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 # and nobody queues behind a lock for longer than a batch may take.
 SESSION = {
     "lock_timeout": "2s",
-    "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "30s",
-    # The one limit that also ends an owner who froze between two messages of one statement: PostgreSQL does not take
-    # it for idle, and overlooks the statement's limit while it reads. (PostgreSQL 17 and newer)
+    # The second also ends an owner who froze between two messages of one statement: PostgreSQL does not take it for
+    # idle, and overlooks the statement's limit while it reads. (PostgreSQL 17 and newer)
+    "idle_in_transaction_session_timeout": "10s",
     "transaction_timeout": "30s",
     "timezone": "UTC",
     # Queries find their rows by an index. A plan made while a table was new and empty would read all of it, and go

@@ -10,6 +10,7 @@ _CONSUME = "shared/orderloop/consume.py"
 _OUTBOX = "shared/orderloop/outbox.py"
 _CORE = "services/order-core/order_core"
 _SETTLEMENT = "services/settlement/settlement"
+_SESSIONS = "tests/orderloop/test_postgres.py::test_an_owner_that_froze_loses_its_locks"
 _CRASH = "tests/order_core/test_crashes.py::test_every_order_comes_to_the_end_of_its_life_and_the_books_are_right"
 _APPLY = "tests/order_core/test_apply.py::test"
 _REFUNDS = "tests/order_core/test_refunds.py::test"
@@ -112,10 +113,17 @@ MUTANTS = (
     ),
     _mutant(
         "a frozen transaction keeps its locks",
-        f"{_CRASH}[27: frozen with row locks beyond its session, 3]",
+        f"{_SESSIONS}[between statements]",
         "shared/orderloop/postgres.py",
         '"idle_in_transaction_session_timeout": "10s"',
         '"idle_in_transaction_session_timeout": "0"',
+    ),
+    _mutant(
+        "a transaction frozen within a statement keeps its locks",
+        f"{_SESSIONS}[within a statement]",
+        "shared/orderloop/postgres.py",
+        '"transaction_timeout": "30s"',
+        '"transaction_timeout": "0"',
     ),
     _mutant(
         "the outbox is read by a cursor over its ids",
