@@ -72,11 +72,13 @@ async def test_a_database_that_is_away_parks_nothing(lab: Lab, source: str) -> N
     core = await lab.connect("order_core", "admin")
     try:
         dead = await core.fetchval("select count(*) from outbox where topic like '%.dlq'")
-        kinds = await core.fetch("select kind from anomaly where order_no = any($1)", list(shop.plans))
+        found = await core.fetch("select order_no, kind from anomaly where order_no = any($1)", list(shop.plans))
     finally:
         await core.close()
     assert dead == 0
     # Meanwhile no callback could be stored, and the channel was asked before it had repeated them: that is counted.
-    # A silent parcel is planned; on a slow machine it is also given up before the test has ended.
-    given_up = {"parcel_exhausted", "delivery_incomplete"}
-    assert {row["kind"] for row in kinds} <= {"parcel_silent", *given_up, "callback_missing"}
+    # A parcel that was planned to be silent may be given up before the test has ended, and only its order stays behind.
+    usual = {"parcel_silent", "parcel_exhausted", "callback_missing"}
+    left = {row["order_no"] for row in found if row["kind"] == "delivery_incomplete"}
+    assert {row["kind"] for row in found} <= usual | {"delivery_incomplete"}
+    assert {shop.plans[order_no].final_status for order_no in left} <= {"shipped"}
