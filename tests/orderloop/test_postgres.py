@@ -22,7 +22,7 @@ async def test_an_owner_that_froze_loses_its_locks(database: Callable[[str], Dat
     url = database("order_core").app_url
     limits = {**SESSION, limit: re.sub("[1-9]0s", "1s", SESSION[limit]), "lock_timeout": "5s"}
     frozen = await asyncpg.connect(url, server_settings=limits)
-    other = await asyncpg.connect(url, server_settings=limits)
+    other = await asyncpg.connect(url, server_settings={"lock_timeout": "5s"})
     try:
         await frozen.execute("begin; insert into outbox_parked values ('X', 1, 'frozen', now())")
         if limit == "transaction_timeout":
