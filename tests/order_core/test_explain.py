@@ -3,10 +3,12 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from order_core import words
 from order_core.app import explained
@@ -65,10 +67,66 @@ async def test_an_orders_story_says_where_it_is_what_it_waits_for_and_what_can_b
     assert orjson.dumps(story, default=str)
 
 
+# Where the order goes no further before somebody has acted. Everywhere else an open anomaly is one the order has left
+# behind, or one that does not concern its way.
+STOPS = {
+    Status.PENDING: {"callback_missing", "amount_mismatch", "currency_mismatch"},
+    Status.SHIPPING: {"shipment_refused"},
+    Status.SHIPPED: {"delivery_incomplete"},
+    Status.PENDING_SETTLEMENT: {
+        "settlement_failed",
+        "settlement_differs",
+        "bank_forgot_instruction",
+        "settlement_never_arrived",
+    },
+    Status.REFUNDING: {"refund_refused"},
+}
+# Nothing but a person touches these any more.
+ENDS = {Status.COMPLETED, Status.CLOSED, Status.REFUNDED}
+
+
+def _waits_for(status: Status, *kinds: str, language: Language = "en") -> str:
+    at = {"created_at": NOW, "completed_at": None}
+    story: dict[str, Any] = {"order": {"order_no": "1", "status": status, "amount_fen": 1, "currency": "CNY", **at}}
+    story |= dict.fromkeys(("changes", "payments", "parcels", "refunds", "settlements", "timers", "waiting"), ())
+    raised = {"id": 1, "money_fen": 0, "raised_at": NOW - timedelta(days=2), "resolved_at": None, "repairs": []}
+    story["anomalies"] = [{"kind": kind, **raised} for kind in kinds]
+    return explain(story, now=NOW, language=language).splitlines()[1]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_an_open_anomaly_is_what_an_order_waits_for_exactly_where_it_stops_the_order(status: Status) -> None:
+    alone = _waits_for(status)
+    assert ": nothing; since" in alone if status in ENDS else "a person" not in alone
+    for kind in words.ANOMALIES:
+        waits = _waits_for(status, kind)
+        if status in ENDS or kind in STOPS.get(status, ()):
+            assert waits.startswith("it waits for: a person"), (kind, waits)
+            assert "(−2 d)" in waits
+            assert _waits_for(status, kind, language="zh") != _waits_for(status, language="zh")
+        else:
+            assert waits == alone, kind
+
+
+def test_an_anomaly_that_the_order_has_left_behind_does_not_hide_the_one_that_stops_it() -> None:
+    assert "the bank has refused" in _waits_for(Status.PENDING_SETTLEMENT, "delivery_incomplete", "settlement_failed")
+    assert "revived or given back" in _waits_for(Status.CLOSED, "callback_missing", "paid_after_close")
+
+
+async def test_what_came_early_is_kept_since_it_came_and_not_since_it_happened(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await told(conn, replace(labelled(order_no), occurred_at=NOW - timedelta(days=9)))
+    story = await timeline(conn, order_no)
+    assert story is not None
+    [early] = story["waiting"]
+    assert early["since"] >= NOW
+
+
 def test_every_status_can_be_explained_in_both_languages() -> None:
     for table in (words.STATUSES, words.WAITS, words.CAN):
         assert set(table) == set(Status)
         assert all(set(one) == {"zh", "en"} for one in table.values())
+    assert {kind for _, kind in words.WAITS_FOR_A_PERSON} <= set(words.ANOMALIES)
 
 
 def test_every_word_of_the_code_has_a_chinese_one() -> None:

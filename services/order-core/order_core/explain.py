@@ -10,12 +10,14 @@ from orderloop.money import yuan
 from .states import Status
 from .words import (
     CAN,
+    NOTHING,
     PARCELS,
     REFUNDS,
     SETTLEMENTS,
     STATUSES,
     TIMERS,
     WAITS,
+    WAITS_AT_THE_DESK,
     WAITS_FOR_A_PERSON,
     WORDS,
     Language,
@@ -42,16 +44,12 @@ class _Teller:
     def lines(self) -> Iterator[str]:
         order, changes = self._story["order"], self._story["changes"]
         status = Status(order["status"])
-        # Scans and notes are versions too: it has stood here since it last moved.
-        moved = (c["recorded_at"] for c in reversed(changes) if c["from"] != c["to"])
-        since = self._when(next(moved, order["completed_at"] or order["created_at"]))
-        stuck = (WAITS_FOR_A_PERSON[a["kind"]] for a in self._open if a["kind"] in WAITS_FOR_A_PERSON)
-        waits = next(stuck, WAITS[status])[self._language]
+        waits, since = self._waits(status)
         yield (
             f"{self._say('order')} {order['order_no']}: {STATUSES[status][self._language]} ({status}), "
             f"{self._money(order['amount_fen'])}"
         )
-        yield f"{self._say('waits')}: {waits}; {self._say('since')} {since}"
+        yield f"{self._say('waits')}: {waits}; {self._say('since')} {self._when(since)}"
         yield f"{self._say('can')}: {CAN[status][self._language]}"
         yield from self._desk()
         yield from self._parts()
@@ -60,6 +58,18 @@ class _Teller:
         yield from (self._change(change) for change in changes)
         if not changes:
             yield f"  {self._say('gone')}"
+
+    def _waits(self, status: Status) -> tuple[str, datetime]:
+        """What for, and since when. For a person only where nothing else would move the order on."""
+        for anomaly in self._open:
+            if (words := WAITS_FOR_A_PERSON.get((status, anomaly["kind"]))) is not None:
+                return words[self._language], anomaly["raised_at"]
+        if self._open and WAITS[status] is NOTHING:
+            return WAITS_AT_THE_DESK[self._language], self._open[0]["raised_at"]
+        # Scans and notes are versions too: it has stood here since it last moved.
+        moved = (c["recorded_at"] for c in reversed(self._story["changes"]) if c["from"] != c["to"])
+        order = self._story["order"]
+        return WAITS[status][self._language], next(moved, order["completed_at"] or order["created_at"])
 
     def _desk(self) -> Iterator[str]:
         for anomaly in self._open:

@@ -37,5 +37,9 @@ async def anomalies_of(conn: Connection, order_no: str) -> list[asyncpg.Record]:
     return [row async for row in _sql.anomalies_of(conn, order_no=order_no)]
 
 
+async def waiting_of(conn: Connection, order_no: str) -> list[asyncpg.Record]:
+    return [row async for row in _sql.waiting_of(conn, order_no=order_no)]
+
+
 async def shipment_of(conn: Connection, order_no: str) -> asyncpg.Record | None:
     return await _sql.shipment_of(conn, order_no=order_no)

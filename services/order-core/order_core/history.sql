@@ -38,5 +38,8 @@ from order_log where order_no = :order_no order by version;
 select id, event_id, type, kind, money_fen, seen, raised_at, resolved_at, resolved_by, resolution
 from anomaly where order_no = :order_no order by raised_at;
 
+-- name: waiting_of(order_no)
+select event_id, type, since from waiting where order_no = :order_no order by since, event_id;
+
 -- name: shipment_of(order_no)^
 select shipment_id, warehouse, express_code, created_at from shipment where order_no = :order_no;

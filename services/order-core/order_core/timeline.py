@@ -60,10 +60,7 @@ async def timeline(conn: Connection, order_no: str) -> Mapping[str, Any] | None:
                 for timer in await parts.timers(conn, [order_no])
                 if matters(timer.kind, order["status"])
             ],
-            "waiting": [
-                {"event_id": e.event_id, "type": e.type, "since": e.occurred_at}
-                for e in await parts.waiting(conn, [order_no])
-            ],
+            "waiting": [dict(row) for row in await history.waiting_of(conn, order_no)],
             "anomalies": [_anomaly(row) for row in await history.anomalies_of(conn, order_no)],
         }
 

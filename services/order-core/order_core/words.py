@@ -28,6 +28,8 @@ STATUSES: Mapping[Status, Words] = {
     Status.REFUNDED: {"zh": "已退款", "en": "refunded"},
 }
 
+NOTHING: Words = {"zh": "无需等待", "en": "nothing"}
+
 # What moves the order on from where it stands.
 WAITS: Mapping[Status, Words] = {
     Status.PENDING: {"zh": "等待支付渠道的支付通知", "en": "the payment channel's notice"},
@@ -36,10 +38,10 @@ WAITS: Mapping[Status, Words] = {
     Status.SHIPPED: {"zh": "等待全部包裹签收,或客户确认收货", "en": "every parcel's signature, or the customer's word"},
     Status.DELIVERED: {"zh": "等待客户确认收货,到期自动确认", "en": "the customer's word; without it, time will do"},
     Status.PENDING_SETTLEMENT: {"zh": "等待银行的分账结果", "en": "the bank's word on the settlement"},
-    Status.COMPLETED: {"zh": "无需等待", "en": "nothing"},
-    Status.CLOSED: {"zh": "无需等待", "en": "nothing"},
+    Status.COMPLETED: NOTHING,
+    Status.CLOSED: NOTHING,
     Status.REFUNDING: {"zh": "等待支付渠道的退款结果", "en": "the channel's word on the refund"},
-    Status.REFUNDED: {"zh": "无需等待", "en": "nothing"},
+    Status.REFUNDED: NOTHING,
 }
 
 CAN: Mapping[Status, Words] = {
@@ -84,14 +86,58 @@ WORDS: Mapping[str, Words] = {
     "gone": {"zh": "历史记录已按保留期限清除", "en": "its history was old and has been removed"},
 }
 
-# Where an order would wait for ever: what stands at the desk has to be done first.
-WAITS_FOR_A_PERSON: Mapping[str, Words] = {
-    "settlement_failed": {"zh": "银行已拒绝分账,等待人工处理", "en": "a person: the bank has refused the settlement"},
-    "delivery_incomplete": {"zh": "并非所有包裹都已送达,等待人工处理", "en": "a person: not every parcel has arrived"},
-    "callback_missing": {
+# Where an order would wait for ever: what stands at the desk has to be done first. By status as well, because the order
+# may have gone on in spite of an anomaly that is still open. What is not here leaves what the status waits for.
+WAITS_FOR_A_PERSON: Mapping[tuple[Status, str], Words] = {
+    (Status.PENDING, "callback_missing"): {
         "zh": "渠道称已支付却无通知,待人工处理",
         "en": "a person: paid, by the channel, unannounced",
     },
+    (Status.PENDING, "amount_mismatch"): {
+        "zh": "支付金额与订单不符,待人工处理",
+        "en": "a person: paid, but not the order's amount",
+    },
+    (Status.PENDING, "currency_mismatch"): {
+        "zh": "支付币种与订单不符,待人工处理",
+        "en": "a person: paid, but not in the order's currency",
+    },
+    (Status.SHIPPING, "shipment_refused"): {
+        "zh": "仓库已拒绝发货,等待人工处理",
+        "en": "a person: the warehouse has refused the shipment",
+    },
+    (Status.SHIPPED, "delivery_incomplete"): {
+        "zh": "并非所有包裹都已送达,等待人工处理",
+        "en": "a person: not every parcel has arrived",
+    },
+    (Status.PENDING_SETTLEMENT, "settlement_failed"): {
+        "zh": "银行已拒绝分账,等待人工处理",
+        "en": "a person: the bank has refused the settlement",
+    },
+    (Status.PENDING_SETTLEMENT, "settlement_differs"): {
+        "zh": "银行结果的金额与分账指令不符,等待人工处理",
+        "en": "a person: the bank speaks of another amount",
+    },
+    (Status.PENDING_SETTLEMENT, "bank_forgot_instruction"): {
+        "zh": "银行查无此前受理的指令,等待人工联系银行",
+        "en": "a person: the bank no longer knows the instruction that it had taken",
+    },
+    (Status.PENDING_SETTLEMENT, "settlement_never_arrived"): {
+        "zh": "银行从未收到指令且已过重发期限,等待人工处理",
+        "en": "a person: the bank has never seen the instruction, and it is too old to be sent again",
+    },
+    (Status.CLOSED, "paid_after_close"): {
+        "zh": "关闭后又收到付款,等待人工恢复订单或退款",
+        "en": "a person: paid after it was closed, to be revived or given back",
+    },
+    (Status.REFUNDING, "refund_refused"): {
+        "zh": "渠道拒绝退款,等待人工处理(系统仍会重试)",
+        "en": "a person: the channel refuses the refund, which is asked for again",
+    },
+}
+# Where the order itself waits for nothing, and something is open all the same.
+WAITS_AT_THE_DESK: Words = {
+    "zh": "无需等待;处置台上的异常待人工处理",
+    "en": "a person, for what is at the desk; nothing else",
 }
 
 EVENTS: Mapping[Event, str] = {
