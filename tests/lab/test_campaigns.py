@@ -155,16 +155,20 @@ def test_refund_stories_are_a_function_of_their_seed_and_hold_every_way_money_go
 
 
 def test_money_that_does_not_add_up_is_named() -> None:
-    right = Money("no", "refunded", "t", True, 9900, 0, 9900, 9900, 0, 0, channel_fen=9900)
+    right = Money("no", "refunded", "t", True, 9900, 0, 9900, 9900, 0, 0, 0, channel_fen=9900, bank_fen=0)
+    late = replace(right, settled_fen=9900, bank_fen=9900)
+    part = Money("no", "completed", "t", True, 9900, 0, 4000, 4000, 0, 5900, 4000, channel_fen=4000, bank_fen=5900)
     cases = {
         "at the channel": replace(right, channel_fen=0),
         "are said to be refunded": replace(right, refunded_fen=1),
         "of 9900 go back": replace(right, away_fen=1),
-        "were settled": replace(right, status="pending_settlement", settled_fen=9900),
+        "at the bank": replace(part, bank_fen=5901),
+        "9900 fen of 9900 were settled, 4000 gone back": replace(part, settled_fen=9900, bank_fen=9900),
+        "5900 fen of 9900 were settled, 0 gone back": replace(part, spoken_for_fen=0),
         "the order is paid": replace(right, status="paid"),
     }
 
-    assert list(right.violations()) == []
+    assert [violation for money in (right, late, part) for violation in money.violations()] == []
     for sentence, wrong in cases.items():
         assert any(sentence in found for found in wrong.violations()), sentence
 
