@@ -30,6 +30,8 @@ from tests.support.sessions import run
 from tests.support.simulator import SimulatorProcess
 
 DATABASES = ("order_core", "settlement", "payment_callback")
+SHIPPING = "reserved:pending payment_succeeded:paid shipment_accepted:shipping"
+NOWHERE = "version 2 led by {} to pending_settlement, replaying the log leads to nothing"
 ALL = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I11", "I13", "I14"]
 
 
@@ -44,8 +46,12 @@ def clean(databases: Databases, kafka_bootstrap: str, folder: Path) -> Iterator[
     prefix = f"w{secrets.token_hex(4)}."
     cloned = {name: databases.clone(name) for name in DATABASES}
     prepare(folder / "wechat")
-    kafka = {"ORDERLOOP_KAFKA_BOOTSTRAP": kafka_bootstrap, "ORDERLOOP_KAFKA_TOPIC_PREFIX": prefix}
-    service = Process(cloned["payment_callback"], open_keys(folder / "wechat"), **kafka)
+    service = Process(
+        cloned["payment_callback"],
+        open_keys(folder / "wechat"),
+        ORDERLOOP_KAFKA_BOOTSTRAP=kafka_bootstrap,
+        ORDERLOOP_KAFKA_TOPIC_PREFIX=prefix,
+    )
     notify = {"SIM_NOTIFY_URL": service.url + CALLBACK, "SIM_TIME_FACTOR": "200"}
     simulators = {
         name: SimulatorProcess(name, folder / name, **environ)
@@ -172,6 +178,25 @@ PLANTED: dict[str, tuple[str, str]] = {
     "I3 a version was changed by hand": (
         "order_core",
         "update orders set version = 90 where order_no = '{completed}'",
+    ),
+    "I3 a failed refund moved the order back to where it had not been": (
+        "order_core",
+        """insert into inbox (order_no, event_id) select '{paid}', 'back-' || n from generate_series(4, 6) n;
+           insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, detail)
+           values
+               ('{paid}', 4, 'shipping', 'refunding', 'refund_requested', 'back-4', 'x', '/x', now(),
+                '{{"out_refund_no": "{paid}_R1"}}'),
+               ('{paid}', 5, 'refunding', 'paid', 'refund_failed', 'back-5', 'x', '/x', now(), null),
+               ('{paid}', 6, 'paid', 'shipping', 'shipment_accepted', 'back-6', 'x', '/x', now(),
+                '{{"shipment_id": "{paid}_S1"}}');
+           update orders set version = 6 where order_no = '{paid}';
+           insert into outbox (order_no, topic, event_id, occurred_at, body)
+           values ('{paid}', 'orderloop.refund-requested.v1', '{paid}_R1:requested', now(), '');
+           insert into outbox (order_no, topic, event_id, occurred_at, body)
+           select order_no, 'orderloop.order-changed.v1', order_no || ':' || version, now(),
+                  convert_to(json_build_object('order_no', order_no, 'version', version, 'from', "from", 'to', "to",
+                                               'cause', json_build_object('event_id', event_id))::text, 'UTF8')
+           from order_log where order_no = '{paid}' and version > 3""",
     ),
     "I4 a completed order's settlement is still open": (
         "settlement",
@@ -498,15 +523,21 @@ async def test_a_simulator_that_is_away_is_named(clean: CleanWorld) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "status"),
+    ("history", "difference"),
     [
-        (["reserved"], "pending"),
-        (["reserved", "payment_succeeded", "waybill_created", "parcel_tracked"], "shipped"),
-        (["reserved", "payment_succeeded", "shipment_accepted", "refund_requested", "refund_failed"], "shipping"),
-        (["payment_succeeded"], None),
-        (["reserved", "receipt_confirmed"], None),
-        (["reserved", "abducted"], None),
+        ("reserved:pending", None),
+        ("reserved:pending payment_succeeded:paid waybill_created:shipped parcel_tracked:shipped", None),
+        (f"{SHIPPING} refund_requested:refunding parcel_tracked:refunding refund_failed:shipping", None),
+        (
+            f"{SHIPPING} refund_requested:refunding refund_failed:paid shipment_accepted:shipping",
+            "version 5 led by refund_failed to paid, replaying the log leads to shipping",
+        ),
+        ("payment_succeeded:paid", "version 1 led by payment_succeeded to paid, replaying the log leads to nothing"),
+        ("reserved:pending receipt_confirmed:pending_settlement", NOWHERE.format("receipt_confirmed")),
+        ("reserved:pending abducted:pending_settlement", NOWHERE.format("abducted")),
     ],
 )
-def test_replaying_a_log_follows_the_table(events: list[str], status: str | None) -> None:
-    assert replay(events) == status
+def test_replaying_a_log_names_the_first_step_that_leaves_the_table(history: str, difference: str | None) -> None:
+    events, statuses = zip(*(step.split(":") for step in history.split()), strict=True)
+
+    assert replay(events, statuses) == difference

@@ -41,11 +41,11 @@ where gap or torn or illegal
 order by order_no, version;
 
 -- name: histories()
-select order_no, o.status, o.version, l.status as last_status, l.version as last_version, l.events
+select order_no, o.status, o.version, l.status as last_status, l.version as last_version, l.events, l.statuses
 from orders o
 full join (
     select order_no, max(version) as version, (array_agg("to" order by version desc))[1] as status,
-           array_agg(event order by version) as events
+           array_agg(event order by version) as events, array_agg("to" order by version) as statuses
     from order_log
     group by order_no
 ) l using (order_no)
