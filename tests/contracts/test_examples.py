@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -19,11 +20,13 @@ from orderloop.events import OrderChanged, WaybillCreated
 from orderloop.ids import new_order_no
 from orderloop.topics import PARTITIONS
 from orderloop_lab.backing.jars import class_path
+from orderloop_lab.cache import cache_folder
 from orderloop_lab.progress import steps
 from tests.contracts.test_events import golden
 from tests.support.kafka import outgoing, produce, read_all, settings_for
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 # A JDK runs a source file; a bare JRE has no compiler. The jars are those that the lab's broker is made of.
 LANGUAGES = ["python", *(["java"] if shutil.which("javac") else [])]
 
@@ -33,18 +36,38 @@ def language(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def _program(language: str, name: str) -> list[str]:
+def _as_the_page_says(language: str, bootstrap: str) -> str:
+    """The README's command, letter by letter but for the address and for whose Python it is."""
+    lines = (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.endswith(" 127.0.0.1:PORT") and f" examples/{language}/" in line]
+    return line.replace("127.0.0.1:PORT", bootstrap).replace(".venv/bin/python", shlex.quote(sys.executable))
+
+
+def _producer(language: str, *arguments: str) -> str:
+    """With Kafka's client and what it needs, and no other jar."""
     if language == "python":
-        return [sys.executable, str(EXAMPLES / "python" / f"{name}.py")]
+        return shlex.join([sys.executable, str(EXAMPLES / "python/produce.py"), *arguments])
     folder = Path(class_path(steps(quiet=True))).parent
     jars = [next(folder.glob(f"{artifact}-[0-9]*.jar")) for artifact in ("kafka-clients", "slf4j-api")]
-    return ["java", "-cp", os.pathsep.join(map(str, jars)), str(EXAMPLES / "java" / f"{name.capitalize()}.java")]
+    path = os.pathsep.join(map(str, jars))
+    return shlex.join(["java", "-cp", path, str(EXAMPLES / "java/Produce.java"), *arguments])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home whose cache is the one that this machine's labs use, wherever that is."""
+    class_path(steps(quiet=True))
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/orderloop").symlink_to(cache_folder())
+    return tmp_path
 
 
 @asynccontextmanager
-async def _running(program: list[str], *arguments: str, prefix: str) -> AsyncIterator[Process]:
-    environment = {"PATH": os.environ["PATH"], "PREFIX": prefix}
-    process = await asyncio.create_subprocess_exec(*program, *arguments, env=environment, stdout=PIPE, stderr=DEVNULL)
+async def _running(command: str, home: Path, prefix: str) -> AsyncIterator[Process]:
+    environment = {"PATH": os.environ["PATH"], "PREFIX": prefix, "HOME": str(home)}
+    process = await asyncio.create_subprocess_shell(
+        f"exec {command}", cwd=ROOT, env=environment, stdout=PIPE, stderr=DEVNULL
+    )
     try:
         async with asyncio.timeout(60):
             yield process
@@ -55,7 +78,11 @@ async def _running(program: list[str], *arguments: str, prefix: str) -> AsyncIte
 
 
 async def test_a_foreign_consumer_reads_every_change_and_a_foreign_producer_is_understood(
-    language: str, kafka_bootstrap: str, topic_prefix: str, create_topics: Callable[..., Awaitable[None]]
+    language: str,
+    home: Path,
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    create_topics: Callable[..., Awaitable[None]],
 ) -> None:
     await create_topics(topic_prefix, (OrderChanged.TOPIC, WaybillCreated.TOPIC))
     settings = settings_for(kafka_bootstrap, topic_prefix)
@@ -68,11 +95,10 @@ async def test_a_foreign_consumer_reads_every_change_and_a_foreign_producer_is_u
     ]
     await produce(settings, [outgoing(change, f"{order_no}:{change.version}") for change in changes])
 
-    async with _running(_program(language, "consume"), kafka_bootstrap, prefix=topic_prefix) as consumer:
+    async with _running(_as_the_page_says(language, kafka_bootstrap), home, topic_prefix) as consumer:
         assert consumer.stdout is not None
         read = [(await consumer.stdout.readline()).decode() for _ in changes]
-        said = _program(language, "produce")
-        async with _running(said, kafka_bootstrap, order_no, "7312", prefix=topic_prefix) as producer:
+        async with _running(_producer(language, kafka_bootstrap, order_no, "7312"), home, topic_prefix) as producer:
             assert await producer.wait() == 0
 
     assert all(line.startswith(order_no) for line in read)
