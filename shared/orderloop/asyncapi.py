@@ -21,6 +21,7 @@ PUBLISHES: dict[str, tuple[str, ...]] = {
         topics.SETTLEMENT_REQUESTED,
         topics.CLOSE_REQUESTED,
         topics.REFUND_REQUESTED,
+        topics.TRACKING_REQUESTED,
     ),
     "logistics-poller": (
         topics.WAYBILL_CREATED,

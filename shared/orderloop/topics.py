@@ -11,6 +11,7 @@ SETTLEMENT_REQUESTED = "orderloop.settlement-requested.v1"
 CLOSE_REQUESTED = "orderloop.close-requested.v1"
 CLOSE_RESULT = "orderloop.close-result.v1"
 REFUND_REQUESTED = "orderloop.refund-requested.v1"
+TRACKING_REQUESTED = "orderloop.tracking-requested.v1"
 ANOMALY_RAISED = "orderloop.anomaly-raised.v1"
 ORDER_CHANGED = "orderloop.order-changed.v1"
 
@@ -26,6 +27,7 @@ ALL = (
     CLOSE_REQUESTED,
     CLOSE_RESULT,
     REFUND_REQUESTED,
+    TRACKING_REQUESTED,
     ANOMALY_RAISED,
     ORDER_CHANGED,
 )
@@ -50,7 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     # order-changed first: an order is known to wait for its payment before it is asked to be closed
     "payment-callback": (ORDER_CHANGED, CLOSE_REQUESTED, REFUND_REQUESTED),
-    "logistics-poller": (SHIPMENT_REQUESTED, WAYBILL_CREATED),
+    "logistics-poller": (SHIPMENT_REQUESTED, WAYBILL_CREATED, TRACKING_REQUESTED),
     "settlement": (SETTLEMENT_REQUESTED,),
 }
 

@@ -11,8 +11,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from logistics_poller.poll import Poller
-from logistics_poller.schedule import Plans
+from logistics_poller.schedule import SHORTEST_GAP, Plans
 from logistics_poller.snapshots import Snapshots
+from orderloop.events import TrackingRequested
 from orderloop.tracing import trace_id_of
 from tests.support.databases import Database
 from tests.support.logistics import (
@@ -167,6 +168,40 @@ async def test_after_72_hours_a_parcel_is_given_up_and_somebody_hears_of_it(benc
     await bench.poller.run_due()
     assert await bench.told(order_no) == ["exhausted", "parcel_exhausted"]
     assert await bench.pool.fetchval("select count(*) from waybill_timer") == 0
+
+
+async def test_a_parcel_that_was_given_up_is_asked_for_anew_for_as_long_as_a_new_one(bench: Bench) -> None:
+    order_no = await bench.parcel("780000040003", 73, "silent")
+    await bench.poller.run_due()
+    request = TrackingRequested(
+        order_no=order_no, express_code="zto", waybill_no="780000040003", requested_at=datetime.now(UTC)
+    )
+    await take_in(bench.pool, (request, "zto:780000040003:tracking-requested:4"))
+
+    due_in = await bench.pool.fetchval("select due_at - now() from waybill_timer")
+    assert timedelta(0) < due_in <= SHORTEST_GAP  # its last ask was a moment ago
+    await bench.pool.execute("update waybill_timer set due_at = now()")
+    await bench.poller.run_due()
+    assert await bench.told(order_no) == ["exhausted", "parcel_exhausted"]
+    assert await bench.pool.fetchval("select status from parcel") == "label_printed"
+
+    await bench.pool.execute("update parcel set followed_since = now() - interval '73 hours'")
+    await bench.pool.execute("update waybill_timer set due_at = now()")
+    await bench.poller.run_due()
+    assert await bench.told(order_no) == ["exhausted", "parcel_exhausted"] * 2
+    assert len({one.event_id for one in await staged(bench.pool, order_no)}) == 4  # nobody takes them for a repeat
+
+
+async def test_a_parcel_that_has_arrived_is_not_asked_for_anew(bench: Bench) -> None:
+    order_no = await bench.parcel("780000040004", 60)
+    await bench.poller.run_due()
+    request = TrackingRequested(
+        order_no=order_no, express_code="zto", waybill_no="780000040004", requested_at=datetime.now(UTC)
+    )
+    await take_in(bench.pool, (request, "zto:780000040004:tracking-requested:9"))
+
+    assert await bench.pool.fetchval("select count(*) from waybill_timer") == 0
+    assert await bench.pool.fetchval("select status from parcel") == "delivered"
 
 
 async def test_while_nobody_answers_nothing_is_known(bench: Bench) -> None:

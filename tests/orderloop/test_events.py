@@ -71,6 +71,7 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     topics.ANOMALY_RAISED: {"kind": "id_reused", "evidence": {"a": [1]}, "raised_at": TIME},
     topics.CLOSE_REQUESTED: {"amount_fen": 9900},
+    topics.TRACKING_REQUESTED: {"express_code": "zto", "waybill_no": "75", "requested_at": TIME},
     topics.CLOSE_RESULT: {"result": "closed"},
     topics.REFUND_REQUESTED: {
         "channel": "wechat",

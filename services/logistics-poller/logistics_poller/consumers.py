@@ -1,4 +1,4 @@
-"""What comes in: shipments to be made, labels that somebody else printed."""
+"""What comes in: shipments to be made, labels that somebody else printed, parcels to be asked for once more."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ import orjson
 from orderloop import inbox, outbox, postgres, topics
 from orderloop.clock import Clock
 from orderloop.consume import Handler, Received
-from orderloop.events import AnomalyRaised, ShipmentRequested, WaybillCreated
+from orderloop.events import AnomalyRaised, ShipmentRequested, TrackingRequested, WaybillCreated
 
 from . import store
 from .schedule import Plans, Watch, first_ask
@@ -27,6 +27,7 @@ def handler(pool: asyncpg.Pool, *, plans: Plans, clock: Clock) -> Handler:
             fresh = [one for one in received if (one.order_no, one.event_id) in claimed]
             await _request(conn, fresh, now)
             await _follow(conn, fresh, plans=plans, now=now)
+            await _follow_again(conn, fresh, plans=plans, now=now)
 
     return handle
 
@@ -89,3 +90,14 @@ async def _follow(
     ]
     if labels:
         await store.follow(conn, labels)
+
+
+async def _follow_again(
+    conn: postgres.Connection, received: Sequence[Received], *, plans: Plans, now: datetime
+) -> None:
+    """Ask for parcels anew that were given up, or are silent; what has arrived or come back stays as it is."""
+    for one in received:
+        if isinstance(event := one.event, TrackingRequested):
+            # the last ask may have been a moment ago
+            due_at = now + plans.of(event.express_code).gap
+            await store.follow_again(conn, event, now=now, due_at=due_at)

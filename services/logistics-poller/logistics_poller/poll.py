@@ -159,7 +159,7 @@ def _found(parcel: Parcel, found: Finding, now: datetime, *, answered: bool) -> 
         at=now,
     )
     return after, [
-        _staged(after, tracked, found.value, now),
+        _staged(after, tracked, _fact(after, found.value), now),
         _anomaly(after, f"parcel_{found.value}", now, last_ask_answered=answered),
     ]
 
@@ -201,7 +201,12 @@ def _anomaly(parcel: Parcel, kind: str, now: datetime, **evidence: object) -> ou
         },
         raised_at=now,
     )
-    return _staged(parcel, event, kind, now)
+    return _staged(parcel, event, _fact(parcel, kind), now)
+
+
+def _fact(parcel: Parcel, name: str) -> str:
+    """What is found once while a parcel is followed; when it is followed anew, that is another time."""
+    return f"{name}:{parcel.followed_since.isoformat()}" if parcel.followed_since else name
 
 
 def _staged(parcel: Parcel, event: Event, fact: str, at: datetime) -> outbox.Staged:
@@ -221,4 +226,4 @@ def _inquiry(parcels: Sequence[Parcel]) -> Inquiry:
 
 
 def _watch(parcel: Parcel) -> Watch:
-    return Watch(parcel.waybill_no, parcel.label_at, parcel.moving_since, parcel.reported_silent)
+    return Watch(parcel.waybill_no, parcel.waiting_since, parcel.moving_since, parcel.reported_silent)

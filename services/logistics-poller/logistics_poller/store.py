@@ -9,7 +9,7 @@ from typing import Any
 import aiosql
 
 from orderloop import postgres
-from orderloop.events import ParcelStatus
+from orderloop.events import ParcelStatus, TrackingRequested
 
 from .tracks import OVER, Parcel, Scan, Track
 
@@ -135,6 +135,20 @@ async def follow(conn: postgres.Connection, labels: Sequence[Label]) -> int:
     return len([row async for row in rows])
 
 
+async def follow_again(
+    conn: postgres.Connection, request: TrackingRequested, *, now: datetime, due_at: datetime
+) -> None:
+    """Follow a parcel as if its label were of now; asked for at `due_at`, or before if that was planned."""
+    await _sql.follow_again(
+        conn,
+        order_no=request.order_no,
+        express_code=request.express_code,
+        waybill_no=request.waybill_no,
+        now=now,
+        due_at=due_at,
+    )
+
+
 async def claim_waybills(
     conn: postgres.Connection, *, now: datetime, lease_until: datetime, most: int
 ) -> list[DueWaybill]:
@@ -243,4 +257,5 @@ def _parcel(row: Any) -> Parcel:
         phone_tail=row["phone_tail"],
         recognised_as=row["recognised_as"],
         traceparent=row["traceparent"],
+        followed_since=row["followed_since"],
     )

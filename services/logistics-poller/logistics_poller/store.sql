@@ -77,6 +77,20 @@ with told as (
 )
 select order_no, express_code, waybill_no from followed;
 
+-- name: follow_again(order_no, express_code, waybill_no, now, due_at)!
+-- Given up is no fact about the parcel: its status comes back with the courier's next answer, which tells its whole way.
+with again as (
+    update parcel
+    set followed_since = :now::timestamptz, finished_at = null,
+        status = case status when 'exhausted' then 'label_printed' else status end
+    where order_no = :order_no and express_code = :express_code and waybill_no = :waybill_no
+      and status not in ('delivered', 'returned')
+    returning express_code, waybill_no
+)
+insert into waybill_timer as t (express_code, waybill_no, due_at)
+select express_code, waybill_no, :due_at::timestamptz from again
+on conflict (express_code, waybill_no) do update set due_at = least(t.due_at, excluded.due_at), failures = 0;
+
 -- name: claim_waybills(now, lease_until, most)
 with due as (
     select express_code, waybill_no, due_at from waybill_timer

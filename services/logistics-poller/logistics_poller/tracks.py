@@ -71,15 +71,20 @@ class Parcel:
     phone_tail: str | None = None  # the receiver's last four digits; some couriers answer nobody without them
     recognised_as: str | None = None
     traceparent: str | None = None
+    followed_since: datetime | None = None  # a person had it asked for anew: its plan begins again
+
+    @property
+    def waiting_since(self) -> datetime:
+        return max(self.label_at, self.followed_since or self.label_at)
 
     @property
     def moving_since(self) -> datetime | None:
         """Since when the courier has it; some never scan the pickup itself."""
         if self.picked_up_at is not None:
-            return max(self.picked_up_at, self.label_at)
+            return max(self.picked_up_at, self.waiting_since)
         if self.status in _STILL or self.status_at is None:
             return None
-        return max(self.status_at, self.label_at)
+        return max(self.status_at, self.waiting_since)
 
 
 @dataclass(frozen=True, slots=True)

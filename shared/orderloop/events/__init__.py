@@ -10,6 +10,7 @@ from .parcel import (
     PickupDetected,
     Receiver,
     ShipmentRequested,
+    TrackingRequested,
     WaybillCreated,
 )
 from .payment import CloseOutcome, CloseRequested, CloseResult, PaymentNotified, RefundNotified, RefundRequested
@@ -29,6 +30,7 @@ BY_TOPIC: dict[str, type[Event]] = {
         CloseRequested,
         CloseResult,
         RefundRequested,
+        TrackingRequested,
         AnomalyRaised,
         OrderChanged,
     )
@@ -56,5 +58,6 @@ __all__ = [
     "SettlementResult",
     "SettlementStatus",
     "ShipmentRequested",
+    "TrackingRequested",
     "WaybillCreated",
 ]

@@ -106,3 +106,16 @@ class ParcelTracked(Event, frozen=True, kw_only=True):
     at: Time
     place: Text | None = None
     text: Text | None = None
+
+
+class TrackingRequested(Event, frozen=True, kw_only=True):
+    """A parcel that nobody asks for any more, or that is silent, is to be asked for anew, for as long as a new one.
+
+    Id: `{express_code}:{waybill_no}:tracking-requested:{the order's version}`.
+    """
+
+    TOPIC: ClassVar[str] = topics.TRACKING_REQUESTED
+
+    express_code: Text
+    waybill_no: Text
+    requested_at: Time
