@@ -15,7 +15,7 @@ from order_core.apply import CommandRefused, apply
 from order_core.orders import Incoming
 from order_core.settings import OrderSettings
 from orderloop.clock import SystemClock
-from orderloop.events import AnomalyRaised, SettlementRequested, SettlementStatus
+from orderloop.events import AnomalyRaised, CloseOutcome, SettlementRequested, SettlementStatus
 from orderloop.health import Health
 from tests.support.orders import (
     AMOUNT,
@@ -210,6 +210,101 @@ async def test_a_refused_settlement_is_asked_for_again(desk: httpx.AsyncClient, 
     assert [SettlementRequested.decode(row["body"]).attempt for row in rows] == [1, 2]
     await told(conn, settled(order_no, attempt=2))
     assert await status(conn, order_no) == "completed"
+
+
+async def test_the_banks_answer_counts_once_the_order_has_asked_for_it_again(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), tracked(order_no))
+    await told(conn, settled(order_no))  # a restore has lost that the receipt was confirmed
+    anomaly = await only(desk)
+    assert anomaly["repairs"] == ["replay", "dismiss"]
+    too_early = await act(desk, anomaly["id"], "replay")
+    assert (too_early.status_code, too_early.json()["reason"]) == (409, "settlement-not-requested")
+
+    await told(conn, confirmed(order_no))
+    wish = {"repair": "replay", "reason": "the shop has confirmed again"}
+    seen = (await desk.post(f"/v1/anomalies/{anomaly['id']}/preview", json=wish)).json()
+    assert (seen["from"], seen["to"]) == ("pending_settlement", "completed")
+    assert await status(conn, order_no) == "pending_settlement"
+    done = await act(desk, anomaly["id"], "replay")
+    await told(conn, settled(order_no))
+
+    assert (done.status_code, done.json()["to"]) == (202, "completed")
+    assert await status(conn, order_no) == "completed"
+    assert await conn.fetchval("select count(*) from order_log where event = 'settlement_succeeded'") == 1
+    assert await conn.fetchval("select count(*) from anomaly where resolved_at is null") == 0
+
+
+@pytest.mark.parametrize(
+    ("of_another", "reason"),
+    [({"amount_fen": AMOUNT - 900}, "settlement-differs"), ({"instruction": 2}, "settlement-not-requested")],
+    ids=["amount", "instruction"],
+)
+async def test_an_answer_about_other_money_settles_nothing(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection, of_another: dict[str, int], reason: str
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), settled(order_no, **of_another), confirmed(order_no))
+    anomaly = await only(desk)
+
+    wish = {"repair": "replay", "reason": "it will fit"}
+    seen = await desk.post(f"/v1/anomalies/{anomaly['id']}/preview", json=wish)
+    done = await act(desk, anomaly["id"], "replay")
+
+    assert [(a.status_code, a.json()["reason"]) for a in (seen, done)] == [(409, reason)] * 2
+    assert await status(conn, order_no) == "pending_settlement"
+    assert (await only(desk))["kind"] == "settlement_not_requested"
+
+
+async def test_after_a_lost_second_attempt_the_next_one_has_a_number_of_its_own(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), settled(order_no, SettlementStatus.FAILED))
+    late = await only(desk)
+    await told(conn, confirmed(order_no), settled(order_no, SettlementStatus.FAILED, attempt=2))
+
+    await act(desk, (await only(desk, kind="settlement_failed"))["id"], "resettle")
+    refused = await act(desk, late["id"], "replay")  # of the first attempt, while the third is at the bank
+    await told(conn, refund_asked(order_no))
+
+    topic = "orderloop.settlement-requested.v1"
+    rows = await conn.fetch("select event_id from outbox where topic = $1 order by id", topic)
+    assert [row["event_id"] for row in rows] == [f"{order_no}_P1:requested", f"{order_no}_P1:requested:3"]
+    assert (refused.status_code, refused.json()["reason"]) == (409, "illegal-transition")
+    assert await conn.fetchval("select state from refund") == "held"
+
+
+async def test_the_channels_answer_counts_once_the_close_is_asked_for_again(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, close_told(order_no))  # a restore has lost that it was asked for
+    anomaly = await only(desk)
+    assert anomaly["repairs"] == ["replay", "dismiss"]
+
+    await told(conn, close_asked(order_no))
+    done = await act(desk, anomaly["id"], "replay")
+    await told(conn, close_told(order_no))
+
+    assert (done.status_code, done.json()["to"]) == (202, "closed")
+    assert await status(conn, order_no) == "closed"
+    assert await conn.fetchval("select count(*) from order_log where event = 'close_confirmed'") == 1
+
+
+async def test_an_older_answer_closes_nothing_that_the_channels_call_paid(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, close_told(order_no), close_asked(order_no), close_told(order_no, CloseOutcome.PAID, n=2))
+    anomaly = await only(desk)
+
+    refused = await act(desk, anomaly["id"], "replay")
+
+    assert (refused.status_code, refused.json()["reason"]) == (409, "close-not-requested")
+    assert await status(conn, order_no) == "pending"
 
 
 async def test_a_missing_notice_is_applied_by_a_person_and_stays_counted(

@@ -42,6 +42,8 @@ def answered(order: Order, cause: Incoming, body: CloseResult) -> Outcome:
     """The channels' word. That it was paid is evidence, raised as an anomaly by who asked: not here a second time."""
     if order.closing is None:
         return Parked(cause, "close_not_requested")
+    if body.result is CloseOutcome.CLOSED and order.status is Status.PENDING and not order.closing.open:
+        return Parked(cause, "close_not_requested")  # an older answer: the last one was that it is paid
     closing = replace(order.closing, open=order.closing.open and body.result is CloseOutcome.UNKNOWN)
     return changed(
         order,

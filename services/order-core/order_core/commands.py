@@ -24,12 +24,15 @@ from .timers import PATIENCE, Patience
 # What to tell a caller whose command the order forbids. Not among them: "status", which the status itself explains.
 REASONS: Mapping[str, str] = {
     "amount-mismatch": "The payment has another amount than the order.",
+    "close-not-requested": "Nobody has asked the channels to close this order, or they call it paid.",
     "closing-already": "The channels have been asked to close this order already, and have not answered yet.",
     "currency-mismatch": "The payment has another currency than the order.",
     "no-such-payment": "The order has no such payment.",
     "nothing-left-to-refund": "Less than that is left: the rest has gone back, or is on its way back.",
     "nothing-to-settle": "Nothing is left to settle, or the bank has not refused the last instruction.",
     "payment-refunded": "The payment has gone back, or is on its way back.",
+    "settlement-differs": "The bank speaks of another amount than this order has asked it to settle.",
+    "settlement-not-requested": "This order has not asked for that settlement: let its receipt be confirmed first.",
     "transaction-reused": "Another order lives on that transaction.",
 }
 

@@ -40,6 +40,8 @@ REPAIRS: Mapping[str, tuple[Repair, ...]] = {
     "predecessor_missing": (Repair.REPLAY,),
     "refund_not_requested": (Repair.REPLAY,),
     "refund_differs": (Repair.REPLAY,),
+    "close_not_requested": (Repair.REPLAY,),
+    "settlement_not_requested": (Repair.REPLAY,),
     "refund_failed": (Repair.REQUEST_REFUND, Repair.GIVE_UP_REFUND),
     "delivery_incomplete": (Repair.REQUEST_REFUND,),
     "parcel_returned": (Repair.REQUEST_REFUND,),

@@ -74,6 +74,8 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         return Parked(cause, "settlement_not_requested", body.amount_fen)
     if instruction.amount_fen != body.amount_fen:
         return Parked(cause, "settlement_differs", body.amount_fen)
+    if body.status is SettlementStatus.FAILED and body.attempt < instruction.asked:
+        return Parked(cause, "illegal_transition", body.amount_fen)  # replayed late: the bank has the next attempt
     match body.status:
         case SettlementStatus.SUCCESS:
             event, state = states.Event.SETTLEMENT_SUCCEEDED, InstructionState.SUCCESS
@@ -83,13 +85,15 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
             event, state = states.Event.SETTLEMENT_FAILED, InstructionState.FAILED
         case _:
             assert_never(body.status)
-    if state is InstructionState.PROCESSING and not instruction.at_the_bank:
+    if state is InstructionState.PROCESSING and not instruction.at_the_bank and body.attempt <= instruction.asked:
         state = instruction.state  # published before the last word, read after it
+    # What is answered was asked for, even if a restored database knows nothing of it: a next attempt comes after it.
+    heard = replace(instruction, state=state, asked=max(instruction.asked, body.attempt))
     outcome = changed(
         order,
         cause,
         event,
-        after=replace(order, instructions=_with(order, replace(instruction, state=state))),
+        after=replace(order, instructions=_with(order, heard)),
         detail={name: said for name, said in to_builtins(body).items() if name != "order_no" and said is not None},
         anomaly=_needs_a_person(order, state, body),
         money_fen=body.amount_fen,
