@@ -110,4 +110,4 @@ async def test_callbacks_are_answered_and_kept_while_kafka_is_away_and_postgresq
     await until(all_paid, seconds=90)
     assert await stored(lab, "callback_memory", orders) == told
     report = await invariants.check(invariants.World.of(lab))
-    assert report.clean, report.violations
+    assert report.passed, report.violations or report.unchecked

@@ -40,7 +40,7 @@ def moved(shop: Shop) -> int:
 
 async def the_books_are_right(lab: Lab) -> None:
     report = await invariants.check(invariants.World.of(lab))
-    assert report.clean, report.violations
+    assert report.passed, report.violations or report.unchecked
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ async def main(lab: Lab, *, orders: int, seed: int) -> int:
         f"traces:   {lab.surroundings.tracing.query_url} (search by the tag order_no={told})", highlight=False
     )
     console.print("still up: `make status`, `make verify`; `make down` stops it", highlight=False)
-    return 0 if ended and report.clean else 1
+    return 0 if ended and report.passed else 1
 
 
 async def _run(console: Console, shop: Shop, plans: list[OrderPlan]) -> bool:

@@ -89,6 +89,13 @@ class Supervisor:
         names = sorted(file.stem for file in self._home.run.glob("*.json"))
         return [self._status(record) for name in names if (record := self._record(name))]
 
+    def command(self, name: str) -> Command:
+        """What a process that runs was started with. Raises LabError when it does not run."""
+        record = self._record(name)
+        if record is None or record.process() is None:
+            raise LabError(f"The lab is not up, {name} does not run: `make up` starts it.")
+        return record.command
+
     async def start(self, command: Command) -> None:
         """Returns when the process is ready. One that already runs with the same command is left alone."""
         record = self._record(command.name)

@@ -111,7 +111,12 @@ def _lead(status: Status, event: str, before_refund: Status) -> Status | None:
             return None
 
 
-@invariant("I4", "nothing is shipped or completed unpaid, nothing is completed unsettled", "order_core")
+@invariant(
+    "I4",
+    "nothing is shipped or completed unpaid, nothing is completed unsettled",
+    "order_core",
+    uses=("settlement", "wms"),
+)
 async def nothing_leaves_unpaid(evidence: Evidence) -> AsyncIterator[str]:
     async for row in evidence.rows("order_core", "unpaid_orders", statuses=_SHIPPED):
         paid = "no payment" if row["paid_fen"] is None else f"a payment of {row['paid_fen']} {row['paid_currency']} fen"
@@ -136,7 +141,12 @@ async def nothing_leaves_unpaid(evidence: Evidence) -> AsyncIterator[str]:
             yield f"{order}: it is completed, its settlement {row['instruction_id']} is no success"
 
 
-@invariant("I14", "a transaction pays one order, and no more is refunded than was applied", "order_core")
+@invariant(
+    "I14",
+    "a transaction pays one order, and no more is refunded than was applied",
+    "order_core",
+    uses=("payment_callback",),
+)
 async def money_is_counted_once(evidence: Evidence) -> AsyncIterator[str]:
     async for row in evidence.rows("order_core", "transactions_applied_twice"):
         orders = ", ".join(row["order_nos"])

@@ -10,7 +10,11 @@ from .topics import INBOUND, change_of, said
 
 
 @invariant(
-    "I5", "every change is published or staged, once; no request, callback or success is lost", "order_core", "kafka"
+    "I5",
+    "every change is published or staged, once; no request, callback or success is lost",
+    "order_core",
+    "kafka",
+    uses=("payment_callback", "settlement"),
 )
 async def changes_are_told_once(evidence: Evidence) -> AsyncIterator[str]:
     for sentence in evidence.topics.odd:

@@ -23,6 +23,9 @@ import asyncpg
 import httpx
 
 from orderloop_lab.errors import LabError
+from orderloop_lab.home import Home
+from orderloop_lab.processes import Supervisor
+from orderloop_lab.services import SERVICES
 from orderloop_lab.system import Lab
 
 from .topics import Broker, Testimony, look, read
@@ -34,7 +37,7 @@ _LEDGERS: Mapping[str, str] = {"wechat": "/sim/ledger", "wms": "/sim/ledger/acti
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where to look. Whatever is left out is not looked at, and the invariants that need it do not apply."""
+    """Where to look. Whatever is left out is not looked at, and the invariants that need it are not checked."""
 
     databases: Mapping[str, str]  # order_core, settlement, payment_callback: a DSN that may read all tables
     kafka: Broker | None = None
@@ -45,14 +48,31 @@ class World:
         """`simulators`: those that run there."""
         around = lab.surroundings
         return cls(
-            databases={name: around.database_url(name, "app") for name in _SNAPSHOTS},
+            databases={name: around.database_url(name, "app") for name in DATABASES},
             kafka=Broker(around.backing.kafka_bootstrap, around.prefix),
             simulators={name: lab.urls[name] for name in simulators},
         )
 
+    @classmethod
+    def running(cls, folder: Path) -> "World":
+        """The lab that is up in `folder`, by what its processes were told. Starts, makes and asks for nothing.
+
+        Raises LabError when something that has to be looked at does not run.
+        """
+        if not folder.is_dir():
+            raise LabError(f"There is no lab in {folder}: `make up` starts one.")
+        supervisor = Supervisor(Home(folder))
+        services = {one.database: supervisor.command(one.name) for one in SERVICES if one.listens}
+        core = services["order_core"].env
+        return cls(
+            databases={name: services[name].env["ORDERLOOP_POSTGRES_URL"] for name in DATABASES},
+            kafka=Broker(core["ORDERLOOP_KAFKA_BOOTSTRAP"], core["ORDERLOOP_KAFKA_TOPIC_PREFIX"]),
+            simulators={name: supervisor.command(name).url.removesuffix("/livez") for name in _LEDGERS},
+        )
+
 
 # In this order: see step 3 above.
-_SNAPSHOTS = ("order_core", "settlement", "payment_callback")
+DATABASES = ("order_core", "settlement", "payment_callback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +80,13 @@ class Evidence:
     snapshots: Mapping[str, asyncpg.Connection]
     before: Mapping[str, Any]  # the simulators' ledgers
     after: Mapping[str, Any]
-    testimony: Testimony | None  # what the topics say; None if they cannot be read from their beginning
+    testimony: Testimony | None = None  # what the topics say; None if they cannot be read from their beginning
+    unreadable: str = ""  # why they cannot
+
+    def why_not(self, missing: Collection[str]) -> str:
+        """Why an invariant that needs these is not checked."""
+        lost = self.unreadable if "kafka" in missing else ""
+        return lost or f"for want of {', '.join(sorted(missing))}"
 
     @property
     def sources(self) -> frozenset[str]:
@@ -89,13 +115,13 @@ async def gather(world: World) -> AsyncGenerator[Evidence]:
         before = await _ledgers(world)
         first = await look(world.kafka) if world.kafka else None
         snapshots: dict[str, asyncpg.Connection] = {}
-        for name in _SNAPSHOTS:
+        for name in DATABASES:
             if name in world.databases:
                 snapshots[name] = await _snapshot(stack, world.databases[name])
         last = await look(world.kafka) if world.kafka else None
         after = await _ledgers(world)
-        evidence = Evidence(snapshots, before, after, None)
-        if world.kafka and first and last:
+        evidence = Evidence(snapshots, before, after, unreadable=last.lost if last else "")
+        if world.kafka and first and last and not last.lost:
             dead = {row["event_id"] async for row in evidence.rows("order_core", "staged_dead_letters")}
             evidence = replace(evidence, testimony=await read(world.kafka, first, last, dead))
         yield evidence

@@ -28,7 +28,11 @@ class Told:
 
 
 @invariant(
-    "I6", "every callback answered 2xx is stored, none that was refused changed anything", "payment_callback", "wechat"
+    "I6",
+    "every callback answered 2xx is stored, none that was refused changed anything",
+    "payment_callback",
+    "wechat",
+    uses=("order_core",),
 )
 async def answers_are_kept(evidence: Evidence) -> AsyncIterator[str]:
     async for sentence in _unstored(evidence, evidence.before["wechat"]):
@@ -134,7 +138,12 @@ def _facts(plaintext: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> 
             yield f"wechat:{part.get('transaction_id')}:paid"
 
 
-@invariant("I11", "nobody is paid twice, and the bank, settlement and order-core agree on who got what", "bank")
+@invariant(
+    "I11",
+    "nobody is paid twice, and the bank, settlement and order-core agree on who got what",
+    "bank",
+    uses=("order_core", "settlement"),
+)
 async def nobody_is_paid_twice(evidence: Evidence) -> AsyncIterator[str]:
     paid: Counter[str] = Counter()
     for row in evidence.after["bank"]["paid"]:

@@ -43,6 +43,12 @@ class Look:
     ends: Offsets
     committed: Offsets  # of order-core's group
 
+    @property
+    def lost(self) -> str:
+        """A partition whose first records the broker no longer has; empty where nothing is lost."""
+        headless = sorted((one.topic, one.partition, begin) for one, begin in self.begins.items() if begin)
+        return "{}-{} begins at {}".format(*headless[0]) if headless else ""
+
 
 @dataclass(slots=True)
 class Copies:
@@ -80,12 +86,14 @@ async def look(broker: Broker) -> Look:
         offsets = await _committed(admin, broker.prefix + GROUP)
         wanted = {broker.prefix + topic for topic in (*INBOUND, *_DEAD_LETTERS, *_OTHERS)}
         there = sorted(wanted & set(await admin.list_topics()))  # asking for an absent one would create it
-        described = await admin.describe_topics(there) if there else []
+        if broker.prefix + ORDER_CHANGED not in there:
+            raise LabError(
+                f"Kafka at {broker.bootstrap} has no topic {broker.prefix}{ORDER_CHANGED}: is the prefix right?"
+            )
+        described = await admin.describe_topics(there)
     finally:
         await admin.close()
     partitions = [TopicPartition(one["topic"], part["partition"]) for one in described for part in one["partitions"]]
-    if not partitions:
-        return Look({}, {}, {})
     async with _reader(broker) as consumer:
         consumer.assign(partitions)  # learns of all topics at once; otherwise each is asked about by itself
         consumer.pause(*partitions)
@@ -106,10 +114,8 @@ async def _committed(admin: AIOKafkaAdminClient, group: str) -> Mapping[TopicPar
             await asyncio.sleep(0.2)
 
 
-async def read(broker: Broker, first: Look, last: Look, dead: set[str]) -> Testimony | None:
-    """Everything up to `last`; None if the broker no longer has the beginning. `dead`: letters still in the outbox."""
-    if any(last.begins.values()):
-        return None
+async def read(broker: Broker, first: Look, last: Look, dead: set[str]) -> Testimony:
+    """Everything up to `last`, of which nothing may be lost. `dead`: letters still in the outbox."""
     testimony = Testimony(dead=dead)
     prefix = len(broker.prefix)
     async with _reader(broker) as consumer:
