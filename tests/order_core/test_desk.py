@@ -1,5 +1,6 @@
 """The desk as a person meets it: what stands there, what a repair would do, and that it is done once and by name."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -15,8 +16,9 @@ from order_core.apply import CommandRefused, apply
 from order_core.orders import Incoming
 from order_core.settings import OrderSettings
 from orderloop.clock import SystemClock
-from orderloop.events import AnomalyRaised, CloseOutcome, SettlementRequested, SettlementStatus
+from orderloop.events import AnomalyRaised, CloseOutcome, ParcelStatus, SettlementRequested, SettlementStatus
 from orderloop.health import Health
+from orderloop.topics import TRACKING_REQUESTED
 from tests.support.orders import (
     AMOUNT,
     NOW,
@@ -50,6 +52,13 @@ async def told(conn: asyncpg.Connection, *events: Incoming) -> None:
     for event in events:
         async with conn.transaction():
             await apply(conn, [event], now=NOW)
+
+
+async def somebody_waits(conn: asyncpg.Connection) -> None:
+    """Until a statement waits for what another transaction has written."""
+    async with asyncio.timeout(10):
+        while not await conn.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
 
 
 async def status(conn: asyncpg.Connection, order_no: str) -> str:
@@ -127,6 +136,58 @@ async def test_a_superfluous_payment_goes_back(desk: httpx.AsyncClient, conn: as
 
     assert (done.json()["to"], done.json()["publishes"]) == ("paid", ["orderloop.refund-requested.v1"])
     assert await conn.fetchval("select transaction_id from refund") == "2"
+
+
+@pytest.mark.parametrize("word", ["ASKED", "SUCCESS", "ABNORMAL", "CLOSED"])
+async def test_money_that_was_asked_to_go_back_pays_no_other_order(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection, word: str
+) -> None:
+    """However the refund ends: what the channel has closed, or a person given up, it may still deliver."""
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+    await told(conn, paid(first, "1"), paid(first, "2"), paid(NOBODY, "2"))
+    elsewhere, superfluous = (row["id"] for row in (await desk.get("/v1/anomalies")).json()["items"])
+    await told(conn, refund_asked(first, transaction=("wechat", "2")))
+    if word != "ASKED":
+        await told(conn, refund_told(first, 1, word, transaction_id="2"))
+
+    answers = [await act(desk, number, "link_to_order", order_no=second) for number in (elsewhere, superfluous)]
+
+    assert [(answer.status_code, answer.json()["reason"]) for answer in answers] == [(409, "transaction-reused")] * 2
+    assert await status(conn, second) == "pending"
+    assert await conn.fetchval("select order_no from payment_claim where transaction_id = '2'") == first
+
+
+async def test_money_that_another_order_links_at_the_same_moment_does_not_go_back(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection, pool: asyncpg.Pool
+) -> None:
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+    await told(conn, paid(first, "1"), paid(first, "2"))
+    anomaly = await only(desk)
+    async with pool.acquire() as other:
+        linking = other.transaction()
+        await linking.start()
+        await apply(other, [paid(second, "2")], now=NOW)
+        refunding = asyncio.create_task(act(desk, anomaly["id"], "request_refund"))
+        await somebody_waits(conn)
+        await linking.commit()
+
+    beaten = await refunding
+    again = await act(desk, anomaly["id"], "request_refund")
+
+    assert [a.json()["type"].rpartition("/")[2] for a in (beaten, again)] == ["still-running", "order-status-forbids"]
+    assert again.json()["reason"] == "transaction-reused"
+    assert await conn.fetchval("select count(*) from refund") == 0
+
+
+async def test_a_late_payment_whose_refund_the_channel_has_closed_may_still_revive_its_order(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, close_asked(order_no), close_told(order_no), paid(order_no))
+    anomaly = await only(desk)
+    await told(conn, refund_asked(order_no, transaction=("wechat", "4200001")), refund_told(order_no, 1, "CLOSED"))
+
+    assert (await act(desk, anomaly["id"], "revive")).json()["to"] == "paid"
 
 
 async def test_a_failed_refund_is_asked_for_again_under_a_new_number(
@@ -323,6 +384,29 @@ async def test_a_missing_notice_is_applied_by_a_person_and_stays_counted(
     assert await conn.fetchval("select count(*) from anomaly where kind = 'callback_missing'") == 1
     assert await conn.fetchval("select count(*) from anomaly where resolved_at is null") == 0
     assert await conn.fetchval("select count(*) from order_log where event = 'payment_succeeded'") == 1
+
+
+async def test_a_parcel_that_was_given_up_is_asked_for_anew_unless_it_has_arrived(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    parcel = {"express_code": "zto", "waybill_no": "7312"}
+    await told(conn, paid(order_no), labelled(order_no), tracked(order_no, ParcelStatus.EXHAUSTED))
+    for kind in ("parcel_silent", "parcel_exhausted"):
+        raised = AnomalyRaised(order_no=order_no, kind=kind, evidence=parcel, raised_at=NOW)
+        await told(conn, sent(f"zto:7312:{kind}", raised, source="/logistics-poller"))
+    await conn.execute("delete from outbox")
+
+    done = await act(desk, (await only(desk, kind="parcel_exhausted"))["id"], "retrack")
+
+    assert (done.json()["to"], done.json()["event"]) == ("shipped", "tracking_requested")
+    asked = await conn.fetchrow("select event_id, body from outbox where topic = $1", TRACKING_REQUESTED)
+    assert asked["event_id"] == f"zto:7312:tracking-requested:{done.json()['version']}"
+    assert orjson.loads(asked["body"]).items() >= {"order_no": order_no, **parcel}.items()
+
+    await told(conn, tracked(order_no, hours=100))
+    refused = await act(desk, (await only(desk, kind="parcel_silent"))["id"], "retrack")
+    assert (refused.status_code, refused.json()["reason"]) == (409, "parcel-has-ended")
 
 
 async def test_an_anomaly_is_dismissed_with_a_reason_and_by_name(

@@ -5,7 +5,7 @@ from datetime import timedelta
 import asyncpg
 
 from order_core.apply import apply
-from order_core.orders import Incoming, Resettle
+from order_core.orders import Incoming, Resettle, Retrack
 from order_core.republish import republish
 from orderloop.events import BY_TOPIC, SettlementStatus
 from tests.support.databases import Database
@@ -42,6 +42,7 @@ async def test_everything_is_published_again_as_it_was(
 ) -> None:
     whole, closed = await reserved(conn, "1"), await reserved(conn, "2")
     await told(conn, paid(whole, "1"), shipped(whole), labelled(whole), refund_asked(whole, 900))
+    await told(conn, Incoming(whole, "look", "retrack", "ops:li", NOW, Retrack("zto", "7312")))
     await told(conn, refund_told(whole, 1, amount_fen=900, transaction_id="1"), tracked(whole), confirmed(whole))
     await told(conn, settled(whole, SettlementStatus.FAILED, amount_fen=9000))
     await told(conn, Incoming(whole, "again", "resettle", "ops:li", NOW, Resettle()))
@@ -60,6 +61,7 @@ async def test_everything_is_published_again_as_it_was(
         "settlement-requested",
         "close-requested",
         "refund-requested",
+        "tracking-requested",
     }
 
 

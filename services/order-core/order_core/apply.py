@@ -37,6 +37,7 @@ from .orders import (
     Parked,
     Refused,
     Resettle,
+    Retrack,
     Revive,
     Waiting,
 )
@@ -44,7 +45,7 @@ from .timers import PATIENCE, Patience
 
 # Which parts of an order a decision about these needs. What is not needed is not read: this is the hot path. Of a
 # payment it is enough to know who holds its transaction.
-_ABOUT_PARCELS = frozenset[type]({WaybillCreated, PickupDetected, ParcelTracked, RefundNotified})
+_ABOUT_PARCELS = frozenset[type]({WaybillCreated, PickupDetected, ParcelTracked, RefundNotified, Retrack})
 _ABOUT_REFUNDS = frozenset[type](
     {RefundNotified, SettlementResult, ConfirmReceipt, AskRefund, GiveUpRefund, Revive, Resettle}
 )
@@ -76,7 +77,7 @@ async def apply(
     """Apply events in the order given; what has been applied once is never applied again.
 
     Runs inside the caller's transaction, which is the batch: either all of it happens or nothing.
-    Raises CommandRefused, or asyncpg errors: then the batch may be tried again as it is.
+    Raises CommandRefused, or TransactionTaken and asyncpg errors: then the batch may be tried again as it is.
     """
     events, reused, body_hashes = await _told_apart(conn, events)
     await anomalies.raise_(conn, reused)

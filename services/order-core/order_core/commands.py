@@ -19,6 +19,7 @@ from orderloop.tracing import current_traceparent
 from . import answers, history
 from .apply import CommandRefused, apply
 from .orders import Change, Command, Incoming, Order
+from .store import TransactionTaken
 from .timers import PATIENCE, Patience
 
 # What to tell a caller whose command the order forbids. Not among them: "status", which the status itself explains.
@@ -27,9 +28,11 @@ REASONS: Mapping[str, str] = {
     "close-not-requested": "Nobody has asked the channels to close this order, or they call it paid.",
     "closing-already": "The channels have been asked to close this order already, and have not answered yet.",
     "currency-mismatch": "The payment has another currency than the order.",
+    "no-such-parcel": "The order has no such parcel: its label has not come, or names another order.",
     "no-such-payment": "The order has no such payment.",
     "nothing-left-to-refund": "Less than that is left: the rest has gone back, or is on its way back.",
     "nothing-to-settle": "Nothing is left to settle, or the bank has not refused the last instruction.",
+    "parcel-has-ended": "The parcel is signed for, or has been brought back: nothing more is to be asked.",
     "payment-refunded": "The payment has gone back, or is on its way back.",
     "settlement-differs": "The bank speaks of another amount than this order has asked it to settle.",
     "settlement-not-requested": "This order has not asked for that settlement: let its receipt be confirmed first.",
@@ -111,6 +114,8 @@ async def once(conn: Connection, request: Request, act: Callable[[], Awaitable[M
             return accepted
     except asyncpg.LockNotAvailableError:
         raise Problem(409, "still-running", "This order is being changed at this moment. Try again shortly.") from None
+    except TransactionTaken:
+        raise Problem(409, "still-running", "Another order has just taken this payment. Look at it again.") from None
 
 
 async def changed(conn: Connection, incoming: Incoming, *, now: datetime, patience: Patience) -> Change:

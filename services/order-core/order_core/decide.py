@@ -17,6 +17,7 @@ from orderloop.events import (
     RefundNotified,
     SettlementResult,
     ShipmentRequested,
+    TrackingRequested,
     WaybillCreated,
 )
 
@@ -38,6 +39,7 @@ from .orders import (
     Refused,
     ReleaseRefund,
     Resettle,
+    Retrack,
     Revive,
     Ship,
     Waiting,
@@ -98,6 +100,8 @@ def _command(order: Order, cause: Incoming, body: Command, taken: Mapping[Transa
             return _revive(order, cause, body.payment, taken)
         case CatchUp():
             return changed(order, cause, body.event, detail={"since": "the refund that came to nothing"})
+        case Retrack():
+            return _retrack(order, cause, body)
         case Dismiss():
             detail = {"anomaly": body.anomaly, "reason": body.reason}
             return changed(order, cause, states.Event.ANOMALY_DISMISSED, detail=detail)
@@ -204,6 +208,29 @@ def _follow(
 
 
 def _money(body: Body) -> int:
+def _retrack(order: Order, cause: Incoming, body: Retrack) -> Outcome:
+    parcel = order.parcels.get((body.express_code, body.waybill_no))
+    if parcel is None or parcel.has_ended:
+        return Refused(cause, "no-such-parcel" if parcel is None else "parcel-has-ended")
+    request = TrackingRequested(
+        order_no=order.order_no,
+        express_code=body.express_code,
+        waybill_no=body.waybill_no,
+        requested_at=cause.occurred_at,
+    )
+    return changed(
+        order,
+        cause,
+        states.Event.TRACKING_REQUESTED,
+        detail={
+            "express_code": body.express_code,
+            "waybill_no": body.waybill_no,
+            "requested_at": cause.occurred_at,
+        },
+        consequences=((f"{body.express_code}:{body.waybill_no}:tracking-requested:{order.version + 1}", request),),
+    )
+
+
     match body:
         case PaymentNotified() | SettlementResult():
             return body.amount_fen

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any, assert_never, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -135,6 +135,13 @@ class Resettle(Struct, frozen=True):
     """The bank refused; the cause is mended: settle again."""
 
 
+class Retrack(Struct, frozen=True):
+    """Nobody follows the parcel any more, or it is silent: have its courier asked anew."""
+
+    express_code: str
+    waybill_no: str
+
+
 class Dismiss(Struct, frozen=True):
     """A person has looked at an anomaly, and nothing is to be done."""
 
@@ -143,9 +150,19 @@ class Dismiss(Struct, frozen=True):
 
 
 Command = (
-    Ship | ConfirmReceipt | Close | AskRefund | ReleaseRefund | GiveUpRefund | CatchUp | Revive | Resettle | Dismiss
+    Ship
+    | ConfirmReceipt
+    | Close
+    | AskRefund
+    | ReleaseRefund
+    | GiveUpRefund
+    | CatchUp
+    | Revive
+    | Resettle
+    | Retrack
+    | Dismiss
 )
-COMMANDS = (Ship, ConfirmReceipt, Close, AskRefund, ReleaseRefund, GiveUpRefund, CatchUp, Revive, Resettle, Dismiss)
+COMMANDS = get_args(Command)
 
 Body = (
     PaymentNotified

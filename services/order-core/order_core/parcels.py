@@ -25,6 +25,11 @@ class Parcel(Struct, frozen=True, gc=False):
     status: ParcelStatus
     at: datetime  # of the scan that gave the status
 
+    @property
+    def has_ended(self) -> bool:
+        """Signed for, or brought back: its courier has no more to say."""
+        return self.status in _FINAL
+
 
 def labelled(parcels: Mapping[ParcelKey, Parcel], label: WaybillCreated) -> Mapping[ParcelKey, Parcel]:
     """The parcels with one more label. A label that is known already changes nothing."""
@@ -48,7 +53,7 @@ def followed(
 ) -> Mapping[ParcelKey, Parcel]:
     """The parcels after one scan. Scans come out of order: only a newer one counts."""
     parcel = parcels[key]
-    if parcel.status in _FINAL or (at < parcel.at and status not in _FINAL):
+    if parcel.has_ended or (at < parcel.at and status not in _FINAL):
         return parcels
     return {**parcels, key: replace(parcel, status=status, at=at)}
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from orderloop.errors import MalformedEvent
 from orderloop.events import BY_TOPIC, PaymentNotified
 
-from .orders import AskRefund, Body, Dismiss, GiveUpRefund, Incoming, Resettle, Revive
+from .orders import AskRefund, Body, Dismiss, GiveUpRefund, Incoming, Resettle, Retrack, Revive
 
 
 class Repair(StrEnum):
@@ -23,6 +23,7 @@ class Repair(StrEnum):
     REQUEST_REFUND = "request_refund"
     GIVE_UP_REFUND = "give_up_refund"  # what the channel cannot deliver is the order's money again
     RESETTLE = "resettle"
+    RETRACK = "retrack"  # the courier is asked for the parcel anew
     DISMISS = "dismiss"  # with a reason
 
 
@@ -45,7 +46,8 @@ REPAIRS: Mapping[str, tuple[Repair, ...]] = {
     "refund_failed": (Repair.REQUEST_REFUND, Repair.GIVE_UP_REFUND),
     "delivery_incomplete": (Repair.REQUEST_REFUND,),
     "parcel_returned": (Repair.REQUEST_REFUND,),
-    "parcel_exhausted": (Repair.REQUEST_REFUND,),
+    "parcel_silent": (Repair.RETRACK,),
+    "parcel_exhausted": (Repair.RETRACK, Repair.REQUEST_REFUND),
     "settlement_failed": (Repair.RESETTLE, Repair.REQUEST_REFUND),
     "settled_and_refunded": (Repair.REPLAY,),
     "callback_missing": (Repair.APPLY_EVIDENCE,),
@@ -124,6 +126,8 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
             return replace(command, body=GiveUpRefund(str(anomaly.evidence.get("out_refund_no")), wish.reason))
         case Repair.RESETTLE:
             return command
+        case Repair.RETRACK:
+            return replace(command, body=_parcel(anomaly))
         case Repair.DISMISS:
             return replace(command, event_id=f"dismissed:{anomaly.id}", body=Dismiss(anomaly.kind, wish.reason))
 
@@ -135,6 +139,13 @@ def _payment(anomaly: Anomaly) -> PaymentNotified:
         return PaymentNotified.decode(orjson.dumps(told))
     except MalformedEvent:
         raise NotPossible("the evidence does not say enough about the payment") from None
+
+
+def _parcel(anomaly: Anomaly) -> Retrack:
+    express_code, waybill_no = anomaly.evidence.get("express_code"), anomaly.evidence.get("waybill_no")
+    if not express_code or not waybill_no:
+        raise NotPossible("the evidence does not name the parcel")
+    return Retrack(str(express_code), str(waybill_no))
 
 
 def _refund(anomaly: Anomaly, wish: Wish) -> AskRefund:

@@ -25,6 +25,7 @@ from orderloop.events import (
     RefundRequested,
     SettlementRequested,
     ShipmentRequested,
+    TrackingRequested,
 )
 from orderloop.outbox import Staged
 from orderloop.postgres import Connection
@@ -89,6 +90,17 @@ def _events(row: Row, payments: tuple[Payment, ...]) -> Iterator[tuple[str, Even
             yield f"{row['order_no']}:close:{detail['asked']}", _close(row, detail)
         case states.Event.REFUND_REQUESTED | states.Event.PART_REFUND_REQUESTED:
             yield f"{detail['out_refund_no']}:requested", _refund(row, detail, payments)
+        case states.Event.TRACKING_REQUESTED:
+            parcel = f"{detail['express_code']}:{detail['waybill_no']}"
+            yield (
+                f"{parcel}:tracking-requested:{row['version']}",
+                TrackingRequested(
+                    order_no=row["order_no"],
+                    express_code=detail["express_code"],
+                    waybill_no=detail["waybill_no"],
+                    requested_at=datetime.fromisoformat(detail["requested_at"]),
+                ),
+            )
         case _:
             pass
 

@@ -49,6 +49,7 @@ class Event(StrEnum):
     PART_REFUND_SUCCEEDED = "part_refund_succeeded"
     PART_REFUND_FAILED = "part_refund_failed"
     REFUND_GIVEN_UP = "refund_given_up"
+    TRACKING_REQUESTED = "tracking_requested"
     ANOMALY_DISMISSED = "anomaly_dismissed"
 
 
@@ -86,6 +87,7 @@ _ASIDE: Mapping[Event, Verdict] = {
     Event.PART_REFUND_SUCCEEDED: _RECORD,
     Event.PART_REFUND_FAILED: _RECORD,
     Event.REFUND_GIVEN_UP: _RECORD,
+    Event.TRACKING_REQUESTED: _RECORD,  # a parcel is to be asked for anew, wherever its order is by now
     Event.ANOMALY_DISMISSED: _RECORD,
 }
 # The channels' answer to a close that no longer matters: it is closed already, or a payment has won.

@@ -164,6 +164,7 @@ EVENTS: Mapping[Event, str] = {
     Event.PART_REFUND_SUCCEEDED: "部分退款成功",
     Event.PART_REFUND_FAILED: "部分退款失败",
     Event.REFUND_GIVEN_UP: "放弃退款",
+    Event.TRACKING_REQUESTED: "请求重新跟踪包裹",
     Event.ANOMALY_DISMISSED: "人工关闭异常",
 }
 
@@ -210,6 +211,7 @@ REPAIRS: Mapping[Repair, str] = {
     Repair.REQUEST_REFUND: "退款",
     Repair.GIVE_UP_REFUND: "放弃退款",
     Repair.RESETTLE: "重新分账",
+    Repair.RETRACK: "重新跟踪包裹",
     Repair.DISMISS: "说明原因后关闭",
 }
 
