@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 
 from . import topics
+from .envelope import LONGEST_ID
 from .events import BY_TOPIC, Event
+from .ids import ORDER_NO_PATTERN
 
 # Who publishes what; who reads what stands in topics.GROUPS.
 PUBLISHES: dict[str, tuple[str, ...]] = {
@@ -34,20 +36,27 @@ PUBLISHES: dict[str, tuple[str, ...]] = {
 
 SERVICES = tuple(PUBLISHES)
 
-_HEADERS: dict[str, Any] = {
-    "type": "object",
-    "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type"],
-    "properties": {
-        "ce_specversion": {"const": "1.0"},
-        "ce_id": {"type": "string", "description": "the event's id; with ce_source it makes a repeat a repeat"},
-        "ce_source": {"type": "string", "description": "who says so, such as /payment-callback"},
-        "ce_type": {"type": "string", "description": "the topic's name without a prefix"},
-        "ce_time": {"type": "string", "format": "date-time"},
-        "ce_subject": {"type": "string", "description": "order_no, equal to the record's key"},
-        "content-type": {"const": "application/json"},
-        "traceparent": {"type": "string", "description": "W3C Trace Context"},
-    },
-}
+_ORDER_NO: dict[str, Any] = {"type": "string", "pattern": ORDER_NO_PATTERN}
+_ATTRIBUTE: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
+
+
+def _headers(topic: str) -> dict[str, Any]:
+    """What `Envelope.from_headers` takes, as far as a schema can say it of one header at a time."""
+    return {
+        "type": "object",
+        "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type"],
+        "properties": {
+            "ce_specversion": {"const": "1.0"},
+            "ce_id": {**_ATTRIBUTE, "description": "the event's id; with ce_source it makes a repeat a repeat"},
+            "ce_source": {**_ATTRIBUTE, "description": "who says so, such as /payment-callback"},
+            "ce_type": {"type": "string", "const": topic, "description": "the topic's name without a prefix"},
+            "ce_time": {"type": "string", "format": "date-time"},
+            "ce_subject": {**_ORDER_NO, "description": "order_no, equal to the record's key"},
+            "content-type": {"const": "application/json"},
+            "traceparent": {"type": "string", "description": "W3C Trace Context"},
+            "tracestate": {"type": "string", "description": "W3C Trace Context, beside traceparent"},
+        },
+    }
 
 
 def schema(event: type[Event], *, at: str = "#") -> dict[str, Any]:
@@ -102,7 +111,7 @@ def _message(topic: str) -> dict[str, Any]:
         "name": event.__name__,
         "summary": (event.__doc__ or "").split("\n", 1)[0],
         "contentType": "application/json",
-        "headers": _HEADERS,
+        "headers": _headers(topic),
         "payload": {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": payload},
-        "bindings": {"kafka": {"key": {"type": "string", "description": "order_no"}, "bindingVersion": "0.5.0"}},
+        "bindings": {"kafka": {"key": {**_ORDER_NO, "description": "order_no"}, "bindingVersion": "0.5.0"}},
     }

@@ -16,7 +16,7 @@ from .topics import HOUSE_SOURCES
 Headers = Sequence[tuple[str, bytes | None]]
 
 _REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_specversion")
-_LONGEST_ID = 256  # an event id is an index key
+LONGEST_ID = 256  # of source and id together: they are an index key
 # W3C Trace Context 1, section 3.2
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -77,8 +77,8 @@ class Envelope(Struct, frozen=True, gc=False):
             raise MalformedEvent("ce_specversion is not 1.0")
         if not is_order_no(order_no) or given.get("ce_subject", key) != key:
             raise MalformedEvent("the record's key is not an order_no, or differs from ce_subject")
-        if len(event_id) + len(source) > _LONGEST_ID or "\0" in event_id or "\0" in source:
-            raise MalformedEvent(f"ce_source and ce_id are longer than {_LONGEST_ID} characters or hold a NUL")
+        if len(event_id) + len(source) > LONGEST_ID or "\0" in event_id or "\0" in source:
+            raise MalformedEvent(f"ce_source and ce_id are longer than {LONGEST_ID} characters or hold a NUL")
         try:
             time = datetime.fromisoformat(sent_at) if sent_at is not None else received_at
         except ValueError:

@@ -10,6 +10,8 @@ _RANDOM = 12  # 60 bits: nobody guesses a neighbour, and a second may hold milli
 # Alipay takes letters, digits and `_`; WeChat Pay 6-32 characters (protocols: out_trade_no).
 ORDER_NO = re.compile(r"[0-9]{2}(?:0[1-9]|1[0-2])[0-9]{8}[0-9A-HJKMNP-TV-Z]{12}")
 
+ORDER_NO_PATTERN = f"^{ORDER_NO.pattern}$"  # the same for JSON Schema, which searches
+
 
 def new_order_no(now: datetime) -> str:
     """24 characters: UTC yymmddHHMMSS, then 60 random bits in Crockford's base 32.

@@ -3,7 +3,8 @@
 Producers and readers of both releases run at the same time, ours and other people's. So the new schema must take all
 that the old one took, and the old one all that is now sent: unknown fields are tolerated, all else has to be equal.
 
-`python -m tests.contracts.compatibility NAME` writes the contracts of a release.
+What is younger than the newest release is promised to nobody, and may still change; it stands in `UNRELEASED`, so that
+nobody takes it for kept. `python -m tests.contracts.compatibility NUMBER` writes a release, which keeps all there is.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orderloop.asyncapi import SERVICES, document
+from orderloop.envelope import LONGEST_ID
+from orderloop.ids import ORDER_NO_PATTERN
 
 RELEASED = Path(__file__).with_name("released")
 
@@ -21,6 +24,19 @@ Contract = Mapping[str, Schema]  # headers, body
 
 # Words about a schema that change nothing of what it takes.
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples", "deprecated"})
+
+# Topics, and fields as "topic part field", that no release knows yet.
+UNRELEASED: frozenset[str] = frozenset({"orderloop.tracking-requested.v1"})
+
+
+def _said_since(release: str, topic: str) -> Mapping[str, Mapping[str, Schema]]:
+    """What a release's schemas left unsaid although every reader of that release refused all else: saying it now breaks
+    nobody. `test_wire.py` shows each refusal."""
+    if release != "1":
+        return {}
+    attribute, order_no = {"minLength": 1, "maxLength": LONGEST_ID}, {"pattern": ORDER_NO_PATTERN}
+    headers = {"ce_id": attribute, "ce_source": attribute, "ce_type": {"const": topic}, "ce_subject": order_no}
+    return {"headers": headers, "body": {"order_no": order_no}}
 
 
 def contracts() -> dict[str, Contract]:
@@ -35,8 +51,38 @@ def contracts() -> dict[str, Contract]:
     return found
 
 
+def releases() -> list[str]:
+    """Oldest first."""
+    return sorted((path.name for path in RELEASED.iterdir()), key=int)
+
+
 def released(release: str) -> dict[str, Contract]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (RELEASED / release).glob("*.json")}
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (RELEASED / release).glob("*.json")}
+    for topic, contract in found.items():
+        for part, fields in _said_since(release, topic).items():
+            for name, words in fields.items():
+                contract[part]["properties"][name] |= words
+    return found
+
+
+def younger(before: Mapping[str, Contract], now: Mapping[str, Contract]) -> set[str]:
+    """The topics and fields of `now` that `before` does not know."""
+    known = {field for topic, contract in before.items() for field in _fields(contract, topic)}
+    topics = now.keys() - before.keys()
+    return topics | {one for topic in before.keys() & now.keys() for one in _fields(now[topic], topic)} - known
+
+
+def _fields(node: Schema, at: str) -> Iterator[str]:
+    for word, value in node.items():
+        match word, value:
+            case "properties", dict():
+                for name, field in value.items():
+                    yield f"{at} {name}"
+                    yield from _fields(field, f"{at} {name}")
+            case _, dict():
+                yield from _fields(value, f"{at} {word}")
+            case _:
+                pass
 
 
 def breakages(before: Mapping[str, Contract], now: Mapping[str, Contract]) -> list[str]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from orderloop.topics import ALL, SETTLEMENT_RESULT
-from tests.contracts.compatibility import RELEASED, breakages, contracts, released
+from orderloop.topics import ALL, SETTLEMENT_RESULT, SHIPMENT_REQUESTED
+from tests.contracts.compatibility import UNRELEASED, breakages, contracts, released, releases, younger
 
-RELEASES = sorted(path.name for path in RELEASED.iterdir())
+RELEASES = releases()
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -20,6 +20,33 @@ def test_the_first_release_knows_every_topic_that_there_was() -> None:
     assert RELEASES[0] == "1"
     assert released("1").keys() <= set(ALL)
     assert contracts().keys() == set(ALL)
+
+
+def test_the_newest_release_keeps_everything_but_what_is_said_to_be_unreleased() -> None:
+    assert younger(released(RELEASES[-1]), contracts()) == UNRELEASED
+
+
+def test_what_is_younger_than_a_release_is_named() -> None:
+    assert "orderloop.settlement-requested.v1 body attempt" in younger(released("1"), contracts())
+    assert younger(released("2"), released("1")) == set()
+    now: Any = copy.deepcopy(released("2"))
+    now[SETTLEMENT_RESULT]["body"]["properties"]["planted"] = {"type": "object", "properties": {"deep": {}}}
+    now[SHIPMENT_REQUESTED]["body"]["properties"]["items"]["items"]["properties"]["planted"] = {"type": "string"}
+    now["orderloop.planted.v1"] = now[SETTLEMENT_RESULT]
+    assert younger(released("2"), now) == {
+        f"{SETTLEMENT_RESULT} body planted",
+        f"{SETTLEMENT_RESULT} body planted deep",
+        f"{SHIPMENT_REQUESTED} body items items planted",
+        "orderloop.planted.v1",
+    }
+
+
+def test_a_refusal_that_the_first_release_did_not_speak_of_has_to_be_the_same() -> None:
+    now: Any = copy.deepcopy(contracts())
+    now[SETTLEMENT_RESULT]["body"]["properties"]["order_no"]["pattern"] = "^X"
+    assert [fault.partition(":")[0] for fault in breakages(released("1"), now)] == [
+        f"{SETTLEMENT_RESULT} order_no pattern"
+    ]
 
 
 BODY: dict[str, Any] = {

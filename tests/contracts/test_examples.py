@@ -23,6 +23,7 @@ from orderloop_lab.backing.jars import class_path
 from orderloop_lab.cache import cache_folder
 from orderloop_lab.progress import steps
 from tests.contracts.test_events import golden
+from tests.support.contract import Record, faults
 from tests.support.kafka import outgoing, produce, read_all, settings_for
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,7 @@ async def test_a_foreign_consumer_reads_every_change_and_a_foreign_producer_is_u
     [record] = await read_all(settings, WaybillCreated.TOPIC)
     envelope = Envelope.from_headers(record.headers, key=record.key, received_at=datetime.now(UTC))
     body = WaybillCreated.decode(record.value or b"")
+    assert faults(Record(WaybillCreated.TOPIC, record.key, record.headers, record.value or b"")) == []
     assert (envelope.type, envelope.event_id) == (WaybillCreated.TOPIC, "/my-wms#label:7312")
     assert (body.order_no, body.waybill_no, body.parcel_count) == (order_no, "7312", 1)
     # where the house's own events of the order are, so that one worker owns them all

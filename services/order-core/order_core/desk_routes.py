@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from orderloop.clock import Clock
-from orderloop.ids import ORDER_NO
+from orderloop.ids import ORDER_NO_PATTERN
 from orderloop.problem import Problem
 
 from . import anomalies, commands, dead_letters, desk
@@ -17,7 +17,7 @@ from .request import Caller, IdempotencyKey, Reason, answered, command
 from .timers import Patience
 
 Number = Annotated[int, Path(ge=1, le=2**63 - 1)]
-OrderQuery = Annotated[str | None, Query(pattern=f"^{ORDER_NO.pattern}$")]
+OrderQuery = Annotated[str | None, Query(pattern=ORDER_NO_PATTERN)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
@@ -27,7 +27,7 @@ class WishBody(BaseModel):
 
     repair: Repair
     reason: Reason
-    order_no: Annotated[str, Field(pattern=f"^{ORDER_NO.pattern}$")] | None = Field(
+    order_no: Annotated[str, Field(pattern=ORDER_NO_PATTERN)] | None = Field(
         None, description="for link_to_order: the order that the payment belongs to"
     )
     amount_fen: Annotated[int, Field(strict=True, gt=0, le=10**12)] | None = Field(

@@ -11,7 +11,7 @@ from orderloop import http, tracing
 from orderloop.clock import Clock
 from orderloop.events import Decision, Item, Receiver
 from orderloop.health import Health
-from orderloop.ids import ORDER_NO
+from orderloop.ids import ORDER_NO_PATTERN
 from orderloop.problem import Problem
 
 from . import commands, desk_routes, history
@@ -89,9 +89,7 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
     async def _list(
         status: Status | None = None,
         source: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
-        after: Annotated[
-            str | None, Query(pattern=f"^{ORDER_NO.pattern}$", description="`next` of the page before")
-        ] = None,
+        after: Annotated[str | None, Query(pattern=ORDER_NO_PATTERN, description="`next` of the page before")] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> dict[str, Any]:
         async with pool.acquire() as conn:

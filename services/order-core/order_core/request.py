@@ -7,12 +7,12 @@ from fastapi import FastAPI, Header, Path, Request, Response
 from pydantic import Field
 
 from orderloop import tracing
-from orderloop.ids import ORDER_NO
+from orderloop.ids import ORDER_NO_PATTERN
 from orderloop.problem import Problem
 
 from . import answers, commands
 
-OrderNo = Annotated[str, Path(pattern=f"^{ORDER_NO.pattern}$", description="as given by POST /v1/orders")]
+OrderNo = Annotated[str, Path(pattern=ORDER_NO_PATTERN, description="as given by POST /v1/orders")]
 IdempotencyKey = Annotated[
     str | None,
     Header(

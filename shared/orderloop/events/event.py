@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from pydantic import AfterValidator
 
 from orderloop.errors import MalformedEvent
-from orderloop.ids import is_order_no
+from orderloop.ids import ORDER_NO_PATTERN, is_order_no
 
 
 def _storable(text: str) -> str:
@@ -24,6 +24,8 @@ _NUL = b"\\u0000"  # the only way in which JSON can say it
 _VALUE = "Invalid enum value"  # the one message that repeats what it refuses
 
 Text = Annotated[str, AfterValidator(_storable)]  # checked where a form asks for it; in an event by the event
+# Only for the schema: every event checks it by itself, and says so without the value.
+OrderNo = Annotated[str, Meta(extra_json_schema={"pattern": ORDER_NO_PATTERN})]
 Time = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=1)]
 
@@ -37,7 +39,7 @@ class Event(Struct, frozen=True, gc=False):
 
     TOPIC: ClassVar[str]
 
-    order_no: str
+    order_no: OrderNo
 
     def __post_init__(self) -> None:
         if not is_order_no(self.order_no):
