@@ -2,11 +2,15 @@
 because these tests kill them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 
+from orderloop_lab.scenario import plan
+from orderloop_lab.shop import Shop
 from orderloop_lab.system import Lab
 from tests.support import sessions
 
@@ -61,3 +65,21 @@ def reserve(lab: Lab, http: httpx.AsyncClient, source: str) -> Callable[[int], A
         return answer.json()["order_no"]
 
     return reserve
+
+
+@pytest.fixture(scope="session")
+def order(running_lab: Lab) -> tuple[str, list[asyncpg.Record]]:
+    """An order that has gone its whole way, and its log."""
+    return sessions.run(_sold(running_lab))
+
+
+async def _sold(lab: Lab) -> tuple[str, list[asyncpg.Record]]:
+    await lab.up()
+    async with Shop(lab, f"traced-{uuid4().hex[:8]}") as shop:
+        await shop.sell([replace(plan(1, seed=5)[0], mishaps=frozenset())])
+        await shop.until(shop.arrived, silence=90)
+        [order_no] = shop.plans
+    core = await lab.connect("order_core")
+    log = await core.fetch("select version, event, traceparent from order_log where order_no = $1 order by 1", order_no)
+    await core.close()
+    return order_no, log

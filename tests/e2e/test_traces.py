@@ -5,19 +5,14 @@ The assertions are the same for both, and ask by the same HTTP API.
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import httpx
-import pytest
 
 from orderloop.tracing import trace_id_of
-from orderloop_lab.scenario import plan
-from orderloop_lab.shop import Shop
 from orderloop_lab.system import Lab
-from tests.support import sessions
 
 SERVICES = ("payment-callback", "order-core", "logistics-poller", "settlement")
 # Attribute names that OpenTelemetry has replaced (semantic conventions 1.44, messaging).
@@ -84,24 +79,6 @@ async def search(lab: Lab, order_no: str) -> Traces:
             answer.raise_for_status()
             found += answer.json()["data"] or []
     return Traces(found)
-
-
-@pytest.fixture(scope="session")
-def order(running_lab: Lab) -> tuple[str, list[asyncpg.Record]]:
-    """An order that has gone its whole way, and its log."""
-    return sessions.run(sold(running_lab))
-
-
-async def sold(lab: Lab) -> tuple[str, list[asyncpg.Record]]:
-    await lab.up()
-    async with Shop(lab, f"traced-{uuid4().hex[:8]}") as shop:
-        await shop.sell([replace(plan(1, seed=5)[0], mishaps=frozenset())])
-        await shop.until(shop.arrived, silence=90)
-        [order_no] = shop.plans
-    core = await lab.connect("order_core")
-    log = await core.fetch("select version, event, traceparent from order_log where order_no = $1 order by 1", order_no)
-    await core.close()
-    return order_no, log
 
 
 async def test_an_orders_whole_life_is_found_by_its_number_and_hangs_together(
