@@ -34,7 +34,7 @@ from tests.support.payment_callback import CALLBACK, Process
 from tests.support.sessions import run
 from tests.support.simulator import SimulatorProcess
 
-DATABASES = ("order_core", "settlement", "payment_callback")
+DATABASES = ("order_core", "settlement", "payment_callback", "logistics")
 SHIPPING = "reserved:pending payment_succeeded:paid shipment_accepted:shipping"
 NOWHERE = "version 2 led by {} to pending_settlement, replaying the log leads to nothing"
 Command = Callable[..., tuple[int, str]]
@@ -163,6 +163,24 @@ async def test_the_services_own_rights_suffice_to_check(clean: CleanWorld) -> No
     assert found(await check(replace(clean.world, databases=urls))) == set()
 
 
+# A step of the log that asks another service for something, whose change is staged, and whose request is not.
+WISH = """
+    insert into inbox (order_no, event_id) values ('{{fresh}}', 'wish');
+    insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, detail)
+    values ('{{fresh}}', 2, 'pending', 'pending', '{}', 'wish', 'x', '/x', now(), '{}');
+    update orders set version = 2 where order_no = '{{fresh}}';
+    insert into outbox (order_no, topic, event_id, occurred_at, body)
+    select order_no, topic, order_no || ':2', now(), convert_to(replace(
+        (convert_from(body, 'UTF8')::jsonb || '{{{{"version": 2, "from": "pending"}}}}')::text,
+        convert_from(body, 'UTF8')::json->'cause'->>'event_id', 'wish'), 'UTF8')
+    from outbox where order_no = '{{fresh}}'
+"""
+# A settlement of whose first attempt settlement has told nothing.
+SETTLING = """
+    insert into settlement
+        (order_no, instruction_id, channel, transaction_ids, amount_fen, status, requested_at, sent_at)
+    values ('{{outside}}', '{{outside}}_P1', 'wechat', '{{{{}}}}', 9900, '{}', now(), now())
+"""
 # What is planted: by its invariant and story, the database and the script that plants it.
 PLANTED: dict[str, tuple[str, str]] = {
     "I1 an event is applied and not logged": (
@@ -229,7 +247,9 @@ PLANTED: dict[str, tuple[str, str]] = {
     ),
     "I4 a completed order's settlement is still open": (
         "settlement",
-        "update settlement set status = 'processing', success_at = null where order_no = '{completed}'",
+        """update settlement set status = 'processing', success_at = null where order_no = '{completed}';
+           insert into outbox (order_no, topic, event_id, occurred_at, body)
+           values ('{completed}', 'orderloop.settlement-result.v1', '{completed}_P1:2:PROCESSING', now(), '')""",
     ),
     "I4 completed by something that was no success": (
         "order_core",
@@ -257,6 +277,33 @@ PLANTED: dict[str, tuple[str, str]] = {
         "order_core",
         "delete from outbox where order_no = '{paid}' and topic = 'orderloop.shipment-requested.v1'",
     ),
+    "I5 a request to close vanishes": ("order_core", WISH.format("close_requested", '{{"asked": 1}}')),
+    "I5 a second request to close vanishes": ("order_core", WISH.format("close_requested", '{{"asked": 2}}')),
+    "I5 a request to refund a part vanishes": (
+        "order_core",
+        WISH.format("part_refund_requested", '{{"out_refund_no": "{fresh}_R1"}}'),
+    ),
+    "I5 a settlement that a person asked for again is not asked for": (
+        "order_core",
+        """update order_log set detail = jsonb_set(detail::jsonb, '{{asked}}', '3')::json
+           where order_no = '{completed}' and event = 'settlement_retried'""",
+    ),
+    "I5 a refused attempt is never told": (
+        "settlement",
+        "update settlement set attempt = 3, asked = 3 where order_no = '{completed}'",
+    ),
+    "I5 a refusal that is to be tried again is never told": ("settlement", SETTLING.format("retrying")),
+    "I5 a refusal is never told": ("settlement", SETTLING.format("failed")),
+    "I5 a settlement under way is never told": ("settlement", SETTLING.format("processing")),
+    "I5 a label is never told": ("logistics", "update parcel set waybill_no = '7'"),
+    "I5 a refused shipment is never told": (
+        "logistics",
+        """insert into shipment (order_no, shipment_id, warehouse, express_code, status, requested_at)
+           values ('{early}', '{early}_S1', 'suzhou', 'zto', 'refused', now())""",
+    ),
+    "I5 a pickup is never told": ("logistics", "update parcel set picked_up_at = now()"),
+    "I5 a return is never told": ("logistics", "update parcel set status = 'returned'"),
+    "I5 a silent parcel is never told": ("logistics", "update parcel set silent_at = now()"),
     "I5 a staged change says something else": (
         "order_core",
         """update outbox set body = convert_to(replace(convert_from(body, 'UTF8'), '"shipping"', '"shipped"'), 'UTF8')

@@ -42,6 +42,12 @@ from tests.support.simulator import SimulatorProcess
 NONSENSE = b"nonsense"  # the key of a record that nobody can decode
 PARTITIONS = 2  # enough to have orders apart, and made sooner than twelve
 RULE = SplitRule(Receiver("platform", "6222-platform"), 60, (Receiver("merchant", "6222-merchant"),))
+_PARCEL = """
+    insert into shipment (order_no, shipment_id, warehouse, express_code, status, requested_at, finished_at)
+    values ('{order_no}', '{order_no}_S1', 'suzhou', 'zto', 'accepted', now(), now());
+    insert into parcel (order_no, express_code, waybill_no, shipment_id, warehouse, label_at, status, status_at)
+    values ('{order_no}', 'zto', '7312', '{order_no}_S1', 'suzhou', now(), 'delivered', now())
+"""
 ORDERS = ("completed", "paid", "outside", "pending", "early", "underpaid")
 
 
@@ -122,10 +128,19 @@ class CleanWorld:
 
     async def _leave_something_staged(self) -> None:
         """Changes that no relay has seen: a checker must find them in the outbox."""
+        await self._note_the_parcel()
         conn = await asyncpg.connect(self.databases["order_core"].app_url)
         try:
             self.orders["fresh"] = await reserved(conn, "fresh")
             await self._apply(conn, shipped(self.orders["paid"]))
+        finally:
+            await conn.close()
+
+    async def _note_the_parcel(self) -> None:
+        """What logistics-poller would have in its books of what was told in its name."""
+        conn = await asyncpg.connect(self.databases["logistics"].app_url)
+        try:
+            await conn.execute(_PARCEL.format(order_no=self.orders["completed"]))
         finally:
             await conn.close()
 

@@ -152,8 +152,8 @@ async def money_is_counted_once(evidence: Evidence) -> AsyncIterator[str]:
         orders = ", ".join(row["order_nos"])
         yield f"orders {orders}: {row['channel']} transaction {row['transaction_id']} is applied to each"
     async for row in evidence.rows("order_core", "claims_unlike_payments"):
-        states = ("applied", "not claimed") if row["applied"] else ("claimed", "not applied")
-        yield f"order {row['order_no']}: {row['channel']} transaction {row['transaction_id']} is {' and '.join(states)}"
+        state = "applied or going back, and not claimed" if row["used"] else "claimed, and neither applied nor refunded"
+        yield f"order {row['order_no']}: {row['channel']} transaction {row['transaction_id']} is {state}"
     refunds = {
         (row["order_no"], row["channel"], row["transaction_id"]): row["refunded_fen"]
         async for row in evidence.rows("payment_callback", "refunds")

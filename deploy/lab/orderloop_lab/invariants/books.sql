@@ -85,11 +85,18 @@ having count(*) > 1
 order by channel, transaction_id;
 
 -- name: claims_unlike_payments()
-select channel, transaction_id, order_no, p.applied is not null as applied, c.claimed is not null as claimed
-from (select channel, transaction_id, order_no, true as applied from payment where applied) p
+-- What pays an order, and what was asked to go back from it, is claimed by it; nothing else is. A refund that came to
+-- nothing leaves its claim, and was none before there were such claims.
+select channel, transaction_id, order_no, p.used is not null as used, c.claimed is not null as claimed
+from (
+    select channel, transaction_id, order_no, true as used from payment where applied
+    union
+    select channel, transaction_id, order_no, true from refund where state <> 'closed'
+) p
 full join (select channel, transaction_id, order_no, true as claimed from payment_claim) c
     using (channel, transaction_id, order_no)
-where p.applied is null or c.claimed is null
+where c.claimed is null
+   or p.used is null and (channel, transaction_id, order_no) not in (select channel, transaction_id, order_no from refund)
 order by order_no, transaction_id;
 
 -- name: refunds()
@@ -115,12 +122,20 @@ where applied and (order_no, channel, transaction_id) in (
 select order_no, version, "from" as before, "to" as after, event_id from order_log;
 
 -- name: requests()
--- What a change asks of other services, with the id it is published under.
-select order_no, 'orderloop.shipment-requested.v1' as topic, (detail->>'shipment_id') || ':requested' as event_id
-from order_log where event = 'shipment_accepted'
-union all
-select order_no, 'orderloop.settlement-requested.v1', (detail->>'instruction_id') || ':requested'
-from order_log where event = 'receipt_confirmed';
+-- What a change asked of other services, by the id that it was published under (order_core/republish.py knows them too).
+select order_no,
+       case
+           when event = 'shipment_accepted' then (detail->>'shipment_id') || ':requested'
+           when event in ('receipt_confirmed', 'settlement_retried') then
+               (detail->>'instruction_id') || ':requested' || coalesce(':' || nullif(detail->>'asked', '1'), '')
+           when event = 'close_requested' then order_no || ':close:' || (detail->>'asked')
+           when event in ('refund_requested', 'part_refund_requested') then (detail->>'out_refund_no') || ':requested'
+           when event = 'tracking_requested' then
+               concat_ws(':', detail->>'express_code', detail->>'waybill_no', 'tracking-requested', version)
+       end as event_id
+from order_log
+where event in ('shipment_accepted', 'receipt_confirmed', 'settlement_retried', 'close_requested', 'refund_requested',
+                'part_refund_requested', 'tracking_requested');
 
 -- name: staged()
 -- What the relay has not published yet.
@@ -134,8 +149,32 @@ select event_id from outbox where record is not null;
 select order_no, topic, event_id from callback_memory;
 
 -- name: results()
--- What settlement must have told the world.
-select order_no, instruction_id || ':' || attempt || ':SUCCESS' as event_id from settlement where status = 'success';
+-- What settlement must have told: where it stands, and that every attempt which another one followed, or is to follow,
+-- was refused. What came before the present word of an attempt is not kept.
+select order_no, instruction_id || ':' || attempt || ':' || upper(status) as event_id
+from settlement where status in ('success', 'failed', 'processing')
+union all
+select order_no, instruction_id || ':' || refused || ':FAILED'
+from settlement, generate_series(1, attempt - (status <> 'retrying')::int) as refused;
+
+-- name: followed()
+-- What logistics-poller must have told: labels, refusals, and of each parcel its pickup, where it is, and what was found.
+-- The places it has left are not kept, nor is the time of the scan that brought it where it is.
+select order_no, shipment_id || ':waybill:' || waybill_no as event_id
+from shipment s join parcel p using (order_no, shipment_id)
+where s.status = 'accepted'
+union all
+select order_no, shipment_id || ':shipment_refused' from shipment where status = 'refused'
+union all
+select order_no, express_code || ':' || waybill_no || ':' || fact
+from parcel, unnest(array[
+    case when picked_up_at is not null then 'picked_up' end,
+    case when silent_at is not null then 'silent' end,
+    case when silent_at is not null then 'parcel_silent' end,
+    case when status not in ('label_printed', 'picked_up', 'silent') then status end,
+    case when status in ('returned', 'exhausted') then 'parcel_' || status end
+]) as fact
+where fact is not null;
 
 -- name: outcomes()
 select order_no, event_id from inbox;

@@ -5,7 +5,8 @@ effect and its cause, the effect is read first, because a cause never vanishes a
 
     1. the simulators' ledgers (`before`)      what is acknowledged or moved out there was written down in here first
     2. the committed offsets, the topics' ends what lies below them was in order-core's database before
-    3. one snapshot per database: order-core, settlement, payment-callback; an order is completed after its settlement
+    3. one snapshot per database: order-core, settlement, payment-callback, logistics-poller; an order is completed
+       after its settlement
     4. the topics' ends once more              what has left an outbox before 3 lies below them
     5. the ledgers (`after`)                   what is known in here was sent or paid out there before
 
@@ -39,7 +40,7 @@ _LEDGERS: Mapping[str, str] = {"wechat": "/sim/ledger", "wms": "/sim/ledger/acti
 class World:
     """Where to look. Whatever is left out is not looked at, and the invariants that need it are not checked."""
 
-    databases: Mapping[str, str]  # order_core, settlement, payment_callback: a DSN that may read all tables
+    databases: Mapping[str, str]  # those of DATABASES: a DSN that may read all tables
     kafka: Broker | None = None
     simulators: Mapping[str, str] | None = None  # wechat, wms, bank: base URLs
 
@@ -72,7 +73,7 @@ class World:
 
 
 # In this order: see step 3 above.
-DATABASES = ("order_core", "settlement", "payment_callback")
+DATABASES = ("order_core", "settlement", "payment_callback", "logistics")
 
 
 @dataclass(frozen=True, slots=True)

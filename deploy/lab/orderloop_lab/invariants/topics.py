@@ -16,7 +16,7 @@ from aiokafka.structs import OffsetAndMetadata
 from orderloop.envelope import Envelope
 from orderloop.errors import MalformedEvent
 from orderloop.events import BY_TOPIC
-from orderloop.topics import GROUPS, ORDER_CHANGED, SETTLEMENT_REQUESTED, SHIPMENT_REQUESTED, dead_letters
+from orderloop.topics import ALL, GROUPS, ORDER_CHANGED, dead_letters
 from orderloop_lab.errors import LabError
 
 Record = ConsumerRecord[bytes | None, bytes | None]
@@ -25,7 +25,7 @@ Offsets = Mapping[TopicPartition, int]
 GROUP = "order-core"
 INBOUND = GROUPS[GROUP]
 _DEAD_LETTERS = tuple(dead_letters(topic, GROUP) for topic in INBOUND)
-_OTHERS = (ORDER_CHANGED, SHIPMENT_REQUESTED, SETTLEMENT_REQUESTED)
+_OTHERS = tuple(topic for topic in ALL if topic not in INBOUND)  # order-changed, and what order-core asks for
 _STALLED_SECONDS = 30.0
 
 
@@ -65,7 +65,7 @@ class Testimony:
     inbound: dict[str, Copies] = field(default_factory=dict[str, Copies])
     undecodable: list[str] = field(default_factory=list[str])  # topic-partition-offset, taken and not dead-lettered
     dead: set[str] = field(default_factory=set[str])  # topic-partition-offset of every dead letter
-    requested: set[str] = field(default_factory=set[str])  # shipments and settlements
+    requested: set[str] = field(default_factory=set[str])  # of other services, by order-core
     changes: dict[str, str] = field(default_factory=dict[str, str])  # `{order_no}:{version}` -> what it says
     settled: set[str] = field(default_factory=set[str])  # those changes that were published before the snapshots
     odd: list[str] = field(default_factory=list[str])  # sentences about records that contradict each other
