@@ -48,6 +48,10 @@ def test_an_alert_asks_for_metrics_that_exist_and_names_a_page_that_speaks_of_it
     assert rule["annotations"]["summary"]
 
 
+def test_a_consumer_that_has_stopped_by_itself_rings() -> None:
+    assert any("orderloop_fuse_blown" in rule["expr"] for rule in RULES)
+
+
 def test_an_alert_on_a_metric_that_does_not_exist_would_be_found() -> None:
     assert "orderloop_notify_url_helthy" not in exposed()
     assert len(RULES) == len({rule["alert"] for rule in RULES}) > 0
