@@ -482,7 +482,7 @@ async def test_an_id_that_a_foreign_producer_uses_again_is_an_anomaly_and_change
         return sent("/wms/suzhou#1", labelled(order_no, waybill_no).body, source="/wms/suzhou")  # type: ignore[arg-type]
 
     async with conn.transaction():
-        await apply(conn, [foreign("1"), foreign("1"), foreign("2")], now=NOW)
+        await apply(conn, [foreign("1"), foreign("1"), foreign("2"), foreign("2")], now=NOW)
     await told(conn, foreign("1"), foreign("2"), foreign("3"))
 
     assert await conn.fetchval("select count(*) from parcel") == 1
