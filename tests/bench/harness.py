@@ -36,6 +36,7 @@ class Figure:
     contender: str
     reference: str | None = None
     target: str = ""  # as people read it; nothing is asserted
+    gate: float | None = None  # the least that the ratio's median may be: below it the command fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,15 @@ class Result:
     reference_value: Spread | None
     ratio: Spread | None  # of the same round, not of the medians
     faults: Sequence[str]
+
+    @property
+    def failure(self) -> str | None:
+        """That it is below its gate, in one sentence."""
+        gate, ratio = self.figure.gate, self.ratio
+        if self.faults or gate is None or ratio is None or ratio.middle >= gate:
+            return None
+        what = f"{self.benchmark}: {self.figure.name} / {self.figure.reference}, {self.figure.unit}"
+        return f"{what} is {_number(ratio.middle)}, below its gate of {gate:g}"
 
 
 async def run(benchmark: Benchmark, *, rounds: int, progress: Progress) -> list[Result]:
@@ -105,6 +115,8 @@ def show(results: Sequence[Result], *, console: Console) -> None:
         console.print(_table(benchmark, mine))
         for fault in mine[0].faults:
             console.print(f"[red]void:[/] {fault}")
+        for failure in filter(None, (result.failure for result in mine)):
+            console.print(f"[red]too slow:[/] {failure}", soft_wrap=True)
 
 
 def _table(benchmark: str, results: Sequence[Result]) -> Table:
@@ -119,7 +131,7 @@ def _table(benchmark: str, results: Sequence[Result]) -> Table:
         name = figure.name if figure.reference is None else f"{figure.name} / {figure.reference}"
         spreads = (result.value, result.reference_value, result.ratio)
         cells = ("[red]void[/]", "", "") if result.faults else map(_readable, spreads)
-        table.add_row(name, figure.unit, *cells, figure.target)
+        table.add_row(name, figure.unit, *cells, figure.target or (f"≥ {figure.gate:g}" if figure.gate else ""))
     return table
 
 

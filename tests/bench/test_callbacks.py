@@ -1,6 +1,5 @@
 """The callback benchmark runs, and its checker is no ornament. How fast anything is, no test says."""
 
-import json
 from pathlib import Path
 
 import asyncpg
@@ -10,7 +9,6 @@ from orderloop_lab.home import Home
 from orderloop_lab.progress import steps
 from orderloop_lab.simulators.wechat_keys import open_keys
 from tests.bench import callbacks, harness
-from tests.bench.harness import Figure, Result, Spread
 from tests.support.databases import Databases
 
 
@@ -49,15 +47,3 @@ async def test_an_acknowledged_notice_that_is_not_stored_makes_a_figure_void(
         for table in ("callback_log", "callback_memory", "outbox")
     ]
     assert found == [missing[:count] for count in range(4)]
-
-
-def test_figures_of_benchmarks_that_did_not_run_stay(tmp_path: Path) -> None:
-    def figure(benchmark: str, value: float) -> Result:
-        return Result(benchmark, Figure("speed", "1/s", "speed"), 5, Spread.of([value]), None, None, [])
-
-    file = tmp_path / "bench.json"
-    harness.save([figure("one", 1), figure("two", 2)], file)
-    harness.save([figure("two", 3)], file)
-
-    saved = [(row["name"], row["value"]) for row in json.loads(file.read_text(encoding="utf-8"))]
-    assert saved == [("one: speed", 1), ("two: speed", 3)]

@@ -21,7 +21,7 @@ async def test_every_contender_leaves_whole_books(
     async with write_path.benchmark(workload, SCALE, databases=databases, folder=tmp_path) as benchmark:
         results = await harness.run(benchmark, rounds=1, progress=steps(quiet=True))
 
-    assert [(result.figure, result.faults) for result in results] == [(figure, []) for figure in write_path.FIGURES]
+    assert [(result.figure, result.faults) for result in results] == [(figure, []) for figure in workload.figures]
 
 
 async def test_books_with_a_page_torn_out_make_a_figure_void(database: Callable[[str], Database]) -> None:

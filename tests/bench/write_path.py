@@ -47,9 +47,8 @@ OURS, PGBENCH, SINGLY, SCATTERED = "order-core", "pgbench", "one by one", "any o
 TRACED = {"traced, 0 %": 0.0, "traced, 1 %": 0.01, "traced, all": 1.0}  # share of sampled events
 PARSED = "parsed"  # bodies through orjson and nothing else: 1 µs on the machine that the targets were set on
 
-FIGURES = (
-    Figure(OURS, SPEED, OURS, PGBENCH, "≥ 0.75"),
-    Figure(OURS, SPEED, OURS, SINGLY, "≥ 10"),
+_FIGURES = (
+    Figure(OURS, SPEED, OURS, SINGLY, gate=10),
     Figure(SCATTERED, SPEED, SCATTERED, OURS),
     Figure(OURS, CPU, OURS, PARSED, "≤ 20 (µs, at 1)"),
     *(Figure(name, CPU, name, OURS) for name in TRACED),
@@ -63,10 +62,16 @@ class Workload:
     name: str
     events: Callable[..., list[Sent]]
     per_order: int
+    figures: Sequence[Figure]
 
 
-PAYMENTS = Workload("order-core, payments", orders.payments, 1)
-LIVES = Workload("order-core, lives", orders.lives, orders.LIFE)
+PAYMENTS = Workload(
+    "order-core, payments", orders.payments, 1, (Figure(OURS, SPEED, OURS, PGBENCH, gate=0.75), *_FIGURES)
+)
+# Not a gate: a scan's SQL costs half of a payment's, so the Python beside it weighs twice, and the machine decides.
+LIVES = Workload(
+    "order-core, lives", orders.lives, orders.LIFE, (Figure(OURS, SPEED, OURS, PGBENCH, "≥ 0.75"), *_FIGURES)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ async def benchmark(
                 Contender(SCATTERED, contest.scattered),
                 Contender(PARSED, contest.parsed),
             ]
-            yield Benchmark(workload.name, contenders, FIGURES, contest.faults)
+            yield Benchmark(workload.name, contenders, workload.figures, contest.faults)
     finally:
         await asyncio.to_thread(databases.drop, [database.name])
 

@@ -34,7 +34,7 @@ def steps() -> dict[str, tuple[str, ...]]:
         *("tests/e2e/test_callbacks_without_kafka.py", "tests/e2e/test_recovery.py"),
     )
     # some 20 GB of disk for a while
-    bench = (sys.executable, "-m", "tests.bench", "payments", "lives", "--rounds", "5", "--existing", "10000000")
+    bench = (sys.executable, "-m", "tests.bench", "payments", "lives", "--existing", "10000000")
     return {
         **campaigns,
         "outages": outages,
