@@ -56,8 +56,9 @@ async def told(conn: asyncpg.Connection, *events: Incoming) -> None:
 
 async def somebody_waits(conn: asyncpg.Connection) -> None:
     """Until a statement waits for what another transaction has written."""
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     async with asyncio.timeout(10):
-        while not await conn.fetchval("select exists (select from pg_locks where not granted)"):
+        while not await conn.fetchval(waiting):  # noqa: ASYNC110 # a lock has no event
             await asyncio.sleep(0.01)
 
 

@@ -90,9 +90,9 @@ class Life(RuleBasedStateMachine):
                 assert outcome.after.version == self.order.version + 1
                 assert event.body.__class__ is not CatchUp or outcome.after.status is not self.order.status
                 self.order = outcome.after
-                for payment in self.order.payments:
-                    if payment.applied:
-                        self.taken[payment.transaction] = ORDER_NO
+                for one in (*self.order.payments, *self.order.refunds):
+                    if isinstance(one, Refund) or one.applied:
+                        self.taken[one.transaction] = ORDER_NO
                 for _, said in outcome.consequences:
                     self.hear(said)
                 for following in outcome.follow:
@@ -305,9 +305,9 @@ async def _campaign(database: Database, seed: int) -> list[str]:
     chance = random.Random(seed)
     conn = await asyncpg.connect(database.app_url)
     try:
-        numbers = [await reserved(conn, f"{seed}-{n}") for n in range(6)]
-        for order_no in numbers:
-            for batch in _story(chance, order_no):
+        for n in range(6):
+            order_no, spare = [await reserved(conn, f"{seed}-{n}-{which}") for which in "ab"]
+            for batch in _story(chance, order_no, spare):
                 await _told(conn, batch)
         wrong = [
             f"{row['order_no']}: {row['left']} fen are left of {row['transaction_id']}"
@@ -326,8 +326,9 @@ async def _campaign(database: Database, seed: int) -> list[str]:
     return [*wrong, *map(str, report.violations)]
 
 
-def _story(chance: random.Random, order_no: str) -> Iterator[list[Incoming]]:
-    """Commands alone, events in batches of any size, mostly in the order of life."""
+def _story(chance: random.Random, order_no: str, spare: str) -> Iterator[list[Incoming]]:
+    """Commands alone, events in batches of any size, mostly in the order of life. `spare` is an unpaid order, to which
+    somebody links the second payment."""
     first, second = f"{order_no[-6:]}1", f"{order_no[-6:]}2"
     yield [paid(order_no, first)]
     events: list[Incoming] = [
@@ -337,6 +338,7 @@ def _story(chance: random.Random, order_no: str) -> Iterator[list[Incoming]]:
         refund_asked(order_no, chance.choice([None, 900, 5000]), key="1"),
         refund_asked(order_no, chance.choice([None, 4000]), key="2"),
         paid(order_no, second),
+        paid(spare, second),
         refund_asked(order_no, transaction=("wechat", second), key="3"),
         *(command(GiveUpRefund(f"{order_no}_R{n}", "nobody answers"), order_no) for n in (1, 2, 3)),
         *(
@@ -399,6 +401,7 @@ def test_the_campaigns_stories_hold_what_they_are_told_for(order_core: Database)
         "settlement_succeeded",
         "settlement_failed",
         "paid_twice",
+        "transaction_reused",
         "refund_failed",
         "refund_contradiction",
         "refund_differs",

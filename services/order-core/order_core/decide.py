@@ -52,7 +52,7 @@ from .states import Status
 def decide(order: Order | None, cause: Incoming, *, taken: Mapping[Transaction, str]) -> Outcome:
     """What `cause` does to `order`, which is None if nobody knows it.
 
-    `taken` says which order a channel transaction has already paid.
+    `taken` says which order a channel transaction has paid, or goes back from.
     """
     body = cause.body
     if isinstance(body, AnomalyRaised):
@@ -131,8 +131,9 @@ def _revive(order: Order, cause: Incoming, body: PaymentNotified, taken: Mapping
 def _misfit(order: Order, body: PaymentNotified, taken: Mapping[Transaction, str]) -> str | None:
     """Why a payment is not this order's, as an anomaly kind."""
     kind = None
-    if taken.get((body.channel, body.transaction_id)) not in {None, order.order_no}:
-        kind = "transaction_reused"
+    owner = taken.get((body.channel, body.transaction_id))
+    if owner not in {None, order.order_no} or (owner and order.status is Status.PENDING):
+        kind = "transaction_reused"  # pays another order; or was asked to go back, from there or from here
     elif body.currency != order.currency:
         kind = "currency_mismatch"
     elif body.amount_fen != order.amount_fen:

@@ -1,16 +1,19 @@
 """order-core's tables. One function per query in store.sql; nobody here begins or ends a transaction."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import aiosql
+import asyncpg
 import orjson
 from msgspec.structs import astuple
 
 from orderloop import outbox
+from orderloop.errors import Transient
 from orderloop.events import PaymentNotified
 from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
@@ -23,6 +26,10 @@ from .states import Status
 _sql: Any = aiosql.from_path(Path(__file__).with_name("store.sql"), "asyncpg")
 
 _STATUS = {status.value: status for status in Status}
+
+
+class TransactionTaken(Transient):
+    """Another order has claimed a transaction since this batch looked. Decided anew, the batch sees it."""
 
 
 async def claim(
@@ -91,7 +98,7 @@ async def refunds(conn: Connection, order_nos: Collection[str]) -> dict[str, tup
 
 
 async def taken(conn: Connection, transactions: Collection[Transaction]) -> dict[Transaction, str]:
-    """Which order each of these channel transactions has already paid."""
+    """Which order each of these channel transactions has paid, or goes back from."""
     if not transactions:
         return {}
     rows = _sql.taken(conn, channels=[t[0] for t in transactions], transaction_ids=[t[1] for t in transactions])
@@ -127,7 +134,8 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
                 (after.order_no, *astuple(after.payments[-1])) if after.payments is not before.payments else None,
             )
         )
-    await _sql.record(conn, changes=rows, now=now)
+    with _claiming():
+        await _sql.record(conn, changes=rows, now=now)
 
 
 async def record_refunds(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
@@ -140,7 +148,18 @@ async def record_refunds(conn: Connection, changes: Sequence[Change], *, now: da
         if refund not in c.before.refunds
     }
     if given_back:
-        await _keep_refunds(conn, [(order_no, refund) for (order_no, _), refund in given_back.items()], now)
+        with _claiming():
+            await _keep_refunds(conn, [(order_no, refund) for (order_no, _), refund in given_back.items()], now)
+
+
+@contextmanager
+def _claiming() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "a_transaction_pays_one_order":
+            raise
+        raise TransactionTaken("another order has just claimed this transaction") from error
 
 
 async def note_unapplied_payments(conn: Connection, parked: Iterable[Parked], *, known: Mapping[str, Order]) -> None:

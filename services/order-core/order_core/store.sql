@@ -38,7 +38,7 @@ where order_no = any(:order_nos::text[])
 order by order_no, out_refund_no;
 
 -- name: taken(channels, transaction_ids)
--- Which order a channel transaction has already paid. Two racing workers are told apart by the primary key.
+-- Which order a channel transaction has paid, or goes back from. Two racing workers are told apart by the primary key.
 select channel, transaction_id, order_no
 from payment_claim
 where (channel, transaction_id) in (select * from unnest(:channels::text[], :transaction_ids::text[]));
@@ -47,7 +47,8 @@ where (channel, transaction_id) in (select * from unnest(:channels::text[], :tra
 -- Order, money and log move together. An order that changed several times in the batch ends at its last version. An
 -- event that stood at the desk and has now been applied closes its own anomaly, and those that it makes pointless. An
 -- applied payment is claimed: a transaction that another order holds violates the key, the batch is decided anew and
--- sees it. A payment that stood at the desk may have become the applied one.
+-- sees it. A payment that stood at the desk may have become the applied one; if a refund of it came to nothing, its
+-- order holds it already, and a revival alone has to look.
 with change as (
     select * from unnest(:changes::order_step[])
 ), moved as (
@@ -64,7 +65,14 @@ with change as (
     select (payment).* from change where (payment).order_no is not null
 ), claimed as (
     insert into payment_claim (channel, transaction_id, order_no)
-    select channel, transaction_id, order_no from paid order by channel, transaction_id
+    select (c.payment).channel, (c.payment).transaction_id, c.order_no
+    from change c
+    where (c.payment).order_no is not null
+      and (c.event <> 'revived'
+           or not exists (select from payment_claim held
+                          where (held.channel, held.transaction_id, held.order_no)
+                              = ((c.payment).channel, (c.payment).transaction_id, c.order_no)))
+    order by 1, 2
 ), noted as (
     insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
     select * from paid
@@ -83,11 +91,24 @@ select * from unnest(:payments::payment_note[])
 on conflict (order_no, channel, transaction_id) do nothing;
 
 -- name: keep_refunds(order_nos, out_refund_nos, channels, transaction_ids, amounts, states, wholes, reasons, refund_ids, now)!
+-- Money that is asked to go back is claimed like money that pays: the key that keeps a transaction from paying two orders
+-- keeps it from paying one and going back from another.
+with kept as (
+    select * from unnest(:order_nos::text[], :out_refund_nos::text[], :channels::text[], :transaction_ids::text[],
+                         :amounts::bigint[], :states::text[], :wholes::boolean[], :reasons::text[], :refund_ids::text[])
+        as r (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id)
+), claimed as (
+    insert into payment_claim (channel, transaction_id, order_no)
+    select distinct channel, transaction_id, order_no
+    from kept k
+    where state in ('held', 'asked')
+      and not exists (select from payment_claim held
+                      where (held.channel, held.transaction_id, held.order_no)
+                          = (k.channel, k.transaction_id, k.order_no))
+)
 insert into refund (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id,
                     asked_at, changed_at)
-select r.*, :now, :now
-from unnest(:order_nos::text[], :out_refund_nos::text[], :channels::text[], :transaction_ids::text[],
-            :amounts::bigint[], :states::text[], :wholes::boolean[], :reasons::text[], :refund_ids::text[]) as r
+select kept.*, :now, :now from kept
 on conflict (order_no, out_refund_no) do update
 set state = excluded.state, whole = excluded.whole, refund_id = excluded.refund_id, changed_at = excluded.changed_at;
 
