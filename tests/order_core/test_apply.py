@@ -174,6 +174,17 @@ async def test_a_waiting_event_that_comes_again_is_still_one_event(conn: asyncpg
     assert await conn.fetchval("select count(*) from order_log where event = 'waybill_created'") == 1
 
 
+async def test_however_many_events_wait_their_predecessor_brings_them_all_about(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    parcels = 900  # with the two calls that each took, more than Python nests
+    await applied(conn, *(labelled(order_no, str(n), parcel_no=n, parcel_count=parcels) for n in range(1, parcels + 1)))
+
+    await applied(conn, paid(order_no))
+
+    assert await status(conn, order_no) == "shipped"
+    assert await conn.fetchval("select count(*) from parcel") == parcels
+
+
 async def test_a_scan_of_an_unknown_parcel_waits_for_its_label(conn: asyncpg.Connection) -> None:
     order_no = await reserved(conn)
     await applied(conn, paid(order_no), labelled(order_no, "1", parcel_count=2))

@@ -111,14 +111,15 @@ async def _told_apart(
         return events, [], {}
     known = await store.body_hashes(conn, foreign)
     told: list[Incoming] = []
-    reused: list[Parked] = []
+    reused: dict[EventKey, Parked] = {}  # by what is told apart: one may come twice in a batch
     for event in events:
         mine = _body_hash(event)
         if mine is None or known.setdefault(event.key, mine) == mine:
             told.append(event)
         else:
-            reused.append(Parked(replace(event, event_id=f"{event.event_id}#{mine.hex()}"), "id_reused"))
-    return told, reused, known
+            apart = replace(event, event_id=f"{event.event_id}#{mine.hex()}")
+            reused[apart.key] = Parked(apart, "id_reused")
+    return told, [*reused.values()], known
 
 
 def _body_hash(event: Incoming) -> bytes | None:
@@ -155,16 +156,29 @@ class _Batch:
         return self.kept - self._unapplied
 
     def settle(self, event: Incoming) -> None:
-        """Decide one event, and after a change everything that waits for the same order."""
+        """Decide one event; after each change what follows from it, and then everything that waits for the order.
+
+        In a loop: how many events wait for an order is not ours to limit.
+        """
+        order_no = event.order_no
+        following, waiting = [event], list[Incoming]()
+        while following or waiting:
+            change = self._decide((following or waiting).pop())
+            if change is not None:
+                following.extend(reversed(change.follow))
+                waiting = [*reversed(queue.values())] if (queue := self._queue.get(order_no)) else []
+
+    def _decide(self, event: Incoming) -> Change | None:
         key = event.key
         if key not in self._unapplied:
-            return
+            return None
         outcome = decide(self.orders.get(event.order_no), event, taken=self.taken)
         self._forget(key)
         match outcome:
             case Change():
                 self._unapplied.remove(key)
                 self._apply(outcome)
+                return outcome
             case Refused():
                 raise CommandRefused(outcome.reason)
             case Waiting():
@@ -172,6 +186,7 @@ class _Batch:
                 self.outcomes.waiting[key] = outcome
             case Parked():
                 self.outcomes.parked[key] = outcome
+        return None
 
     def _apply(self, change: Change) -> None:
         order_no, body = change.after.order_no, change.cause.body
@@ -182,9 +197,6 @@ class _Batch:
         for event in change.follow:
             self._unapplied.add(event.key)
             self.followed.append(event.key)
-            self.settle(event)
-        for successor in [*self._queue.get(order_no, {}).values()]:
-            self.settle(successor)
 
     def _forget(self, key: EventKey) -> None:
         """An earlier copy of the event, in this batch or a former one, is decided anew."""
