@@ -8,7 +8,7 @@ import pytest
 
 from order_core import timeouts
 from order_core.apply import CommandRefused, Outcomes, apply
-from order_core.orders import Incoming
+from order_core.orders import GiveUpRefund, Incoming
 from order_core.timers import PATIENCE
 from orderloop.clock import SystemClock
 from orderloop.events import AnomalyRaised, CloseOutcome, CloseRequested, ParcelStatus, SettlementRequested
@@ -20,6 +20,8 @@ from tests.support.orders import (
     confirmed,
     labelled,
     paid,
+    refund_asked,
+    refund_told,
     reserved,
     sent,
     tracked,
@@ -170,6 +172,26 @@ async def test_a_customer_who_confirms_before_the_timer_is_the_only_one_who_does
     await timeouts.fire(pool, At(days=9), PATIENCE)
 
     assert await conn.fetchval("select count(*) from outbox where topic = $1", SettlementRequested.TOPIC) == 1
+
+
+@pytest.mark.parametrize("end", ["closed by the channel", "given up"])
+async def test_receipt_is_confirmed_though_the_time_came_while_all_the_money_was_stuck_in_a_refund(
+    conn: asyncpg.Connection, pool: asyncpg.Pool, end: str
+) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no), tracked(order_no, hours=0))
+    await applied(conn, refund_asked(order_no))
+    await applied(conn, refund_told(order_no, 1, "ABNORMAL"))
+    await timeouts.fire(pool, At(days=4), PATIENCE)
+    assert await status(conn, order_no) == "delivered"
+
+    give_up = Incoming(order_no, "end", "give-up-refund", "ops:li", NOW, GiveUpRefund(f"{order_no}_R1", "paid in cash"))
+    await applied(conn, give_up if end == "given up" else refund_told(order_no, 1, "CLOSED"))
+    await timeouts.fire(pool, At(days=2), PATIENCE)
+    assert await status(conn, order_no) == "delivered"
+    await timeouts.fire(pool, At(days=4), PATIENCE)
+
+    assert await status(conn, order_no) == "pending_settlement"
 
 
 async def test_two_workers_fire_a_timer_once(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from . import states
+from .money import to_settle
 from .orders import Change, Close, Command, ConfirmReceipt
 from .parcels import last_signature
 from .states import Status
@@ -52,10 +53,19 @@ def _started(change: Change, now: datetime, patience: Patience) -> Timer | None:
     if change.event is states.Event.CLOSE_REQUESTED and after.closing is not None:
         doubled = patience.close_answer * 2 ** min(after.closing.asked - 1, 20)
         return Timer(after.order_no, Kind.ASK_AGAIN, now + min(doubled, patience.longest_close_answer))
-    if after.status is Status.DELIVERED and change.before.status is not Status.DELIVERED:
+    if after.status is Status.DELIVERED and (change.before.status is not Status.DELIVERED or _is_free_again(change)):
         # From the later of the courier's time and ours: a scan that comes days late must not confirm at once.
         return Timer(after.order_no, Kind.CONFIRM, max(now, last_signature(after.parcels) or now) + patience.receipt)
     return None
+
+
+def _is_free_again(change: Change) -> bool:
+    """Whether a refund that ended leaves something to settle where nothing was.
+
+    While nothing was, a timer that came due has been taken away without effect.
+    """
+    before, after = change.before, change.after
+    return to_settle(before.payments, before.refunds) == 0 < to_settle(after.payments, after.refunds)
 
 
 def command(kind: Kind) -> tuple[str, Command]:
