@@ -208,7 +208,6 @@ def _follow(
     )
 
 
-def _money(body: Body) -> int:
 def _retrack(order: Order, cause: Incoming, body: Retrack) -> Outcome:
     parcel = order.parcels.get((body.express_code, body.waybill_no))
     if parcel is None or parcel.has_ended:
@@ -232,6 +231,7 @@ def _retrack(order: Order, cause: Incoming, body: Retrack) -> Outcome:
     )
 
 
+def _money(body: Body) -> int:
     match body:
         case PaymentNotified() | SettlementResult():
             return body.amount_fen
