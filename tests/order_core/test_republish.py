@@ -65,36 +65,6 @@ async def test_everything_is_published_again_as_it_was(
     }
 
 
-async def test_a_restored_database_that_hears_everything_again_ends_where_it_was(conn: asyncpg.Connection) -> None:
-    """As docs/runbooks/restore-and-rewind.md does it: offsets go back further than the backup."""
-    order_no = await reserved(conn)
-    earlier = (paid(order_no), labelled(order_no))
-    since = (tracked(order_no), paid(order_no, "2"), refund_told(order_no))
-
-    async def books() -> list[tuple[object, ...]]:
-        queries = (
-            "select order_no, status, version from orders",
-            'select version, "from", "to", event_id, actor, detail::text from order_log order by version',
-            "select event_id, kind, money_fen from anomaly order by event_id",
-            "select transaction_id, applied, amount_fen from payment order by transaction_id",
-        )
-        return [tuple(row) for query in queries for row in await conn.fetch(query)]
-
-    outer = conn.transaction()
-    await outer.start()
-    await told(conn, *earlier)
-    backup = conn.transaction()  # a savepoint: what is rolled back to it is what a restore forgets
-    await backup.start()
-    await told(conn, *since)
-    before = await books()
-    await backup.rollback()
-
-    await told(conn, *earlier, *since)
-
-    assert await books() == before
-    await outer.rollback()
-
-
 async def test_only_what_was_recorded_since_then(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
     order_no = await reserved(conn)
     async with conn.transaction():

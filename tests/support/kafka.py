@@ -25,6 +25,7 @@ class Outgoing:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
+    at: datetime | None = None  # the record's own timestamp; None: when it is sent
 
 
 def settings_for(bootstrap: str, prefix: str) -> KafkaSettings:
@@ -79,7 +80,11 @@ async def produce(settings: KafkaSettings, records: Sequence[Outgoing]) -> None:
         await asyncio.gather(
             *[
                 await producer.send(
-                    settings.topic_prefix + one.topic, one.value, key=one.key, headers=list(one.headers)
+                    settings.topic_prefix + one.topic,
+                    one.value,
+                    key=one.key,
+                    headers=list(one.headers),
+                    timestamp_ms=int(one.at.timestamp() * 1000) if one.at else None,
                 )
                 for one in records
             ]
