@@ -173,7 +173,7 @@ def events() -> str:
             "## Headers of every record",
             "| header | value |",
             "|---|---|",
-            "| key | `order_no`, UTF-8 |",
+            "| key | `order_no` as `POST /v1/orders` has given it, UTF-8 |",
             "| `ce_specversion` | `1.0` |",
             "| `ce_id` | the event's id, below per event; with `ce_source` not longer than 256 characters |",
             f"| `ce_source` | {', '.join(f'`{source}`' for source in sorted(topics.HOUSE_SOURCES))}, or yours |",
@@ -181,9 +181,11 @@ def events() -> str:
             "| `ce_time` | when it happened; without it the record's own time counts |",
             "| `ce_subject` | `order_no` once more, if given |",
             "| `content-type` | `application/json` |",
-            "| `traceparent` | W3C Trace Context, if the event belongs to a trace |",
+            "| `traceparent`, `tracestate` | W3C Trace Context, if the event belongs to a trace |",
             "",
-            "A producer outside the house may count its ids as it likes: they count as `{ce_source}#{ce_id}`.",
+            "A producer outside the house may choose its ids as it likes, as long as one id names one fact: it is",
+            "read as `{ce_source}#{ce_id}`. The same id again with the same body is a repeat and changes nothing; with",
+            "another body it is the anomaly `id_reused` ([anomalies](anomalies.md)), and changes nothing either.",
             "",
             "## Partitions",
             f"Every topic has {topics.PARTITIONS} partitions; one worker reads an order's partition of every topic.",
@@ -193,7 +195,9 @@ def events() -> str:
             "",
             "## Dead letters",
             "What a reader cannot use goes to `<topic>.<group>.dlq`: the original key, headers and bytes, and beside",
-            "them `dlq_reason`, `dlq_origin` (topic-partition-offset) and `dlq_first_failure`.",
+            "them `dlq_reason`, `dlq_attempts` (how often it was tried), `dlq_origin` (topic-partition-offset) and",
+            "`dlq_first_failure`. A record that the desk has sent to its topic again is the original one, and says in",
+            "`dlq_sent` for which time.",
             "",
             "## Who says what to whom",
             "| event | topic | from | to |",
@@ -241,10 +245,19 @@ def _fields(model: type, schema: dict[str, Any], parts: dict[str, Any]) -> Itera
     required = schema.get("required", [])
     for name, field in schema["properties"].items():
         told = name if name in model.__annotations__ else f"{name}_"  # what is a word of Python
-        notes = [_comment(model, told)] if told in model.__annotations__ else []
-        optional = [] if name in required else ["optional"]
+        notes = [_linked(_comment(model, told))] if told in model.__annotations__ else []
+        optional = [] if name in required else [_optional(field)]
         yield f"| `{name}` | {_type(name, field, parts)} | {'; '.join(filter(None, [*optional, *notes]))} |"
     yield ""
+
+
+def _optional(field: dict[str, Any]) -> str:
+    return f"optional, {field['default']} without it" if field.get("default") else "optional"
+
+
+def _linked(note: str) -> str:
+    """A page that is spoken of, from the pages' own folder."""
+    return re.sub(r"\bdocs/([\w-]+)\.md\b", r"[\1](\1.md)", note)
 
 
 def _type(name: str, field: dict[str, Any], parts: dict[str, Any]) -> str:

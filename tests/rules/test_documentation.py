@@ -10,6 +10,7 @@ import pytest
 
 from docs import generate
 from logistics_poller.schedule import Finding
+from orderloop import asyncapi
 from tests.rules.source import LAB, ROOT, SERVICES, SHARED, calls, keyword, python
 
 KIND = re.compile(r"[a-z]+(_[a-z]+)+")
@@ -94,6 +95,14 @@ def test_services_read_no_environment_but_their_settings() -> None:
 
 def test_the_written_pages_are_what_the_code_says() -> None:
     assert [path.name for path, text in generate.pages() if path.read_text(encoding="utf-8") != text] == []
+
+
+def test_the_page_of_events_names_every_header_that_a_record_may_carry() -> None:
+    page = (ROOT / "docs/events.md").read_text(encoding="utf-8")
+    parked = re.findall(r'"(dlq_\w+)"', "".join(path.read_text(encoding="utf-8") for path in python(SHARED)))
+    contract = asyncapi.document("order-core")["components"]["messages"]["OrderChanged"]["headers"]["properties"]
+    assert len(parked) >= 4
+    assert [name for name in [*parked, *contract] if f"`{name}`" not in page] == []
 
 
 def _pages() -> list[Path]:

@@ -14,7 +14,7 @@ class Cause(Struct, frozen=True):
     """Why an order changed: the event's id and what it was."""
 
     event_id: Text
-    type: Text
+    type: Text  # a topic, or a command's name
 
 
 class OrderChanged(Event, frozen=True, kw_only=True):
@@ -23,11 +23,11 @@ class OrderChanged(Event, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = topics.ORDER_CHANGED
 
     version: Count
-    from_: Text | None = field(name="from")  # null for version 1: the order was reserved
-    to: Text
+    from_: Text | None = field(name="from")  # a status of docs/order-states.md; null for version 1, the reservation
+    to: Text  # a status of docs/order-states.md; the same as before if the event is only noted
     cause: Cause
     at: Time
-    actor: Text
+    actor: Text  # a `ce_source`, or who called
     amount_fen: Fen
     channel: Text | None = None
     mchid: Text | None = None

@@ -70,7 +70,13 @@ class ShipmentRequested(Event, frozen=True, kw_only=True):
 
 
 class WaybillCreated(Event, frozen=True, kw_only=True):
-    """A label was printed. Any warehouse may publish it."""
+    """A label was printed. Any warehouse may publish it.
+
+    The order becomes `delivered` when `parcel_count` parcels have a label and all are signed for, so each label of
+    several parcels has to say how many. Id: `{shipment_id}:waybill:{waybill_no}`. A warehouse of somebody else
+    chooses one that names the label, the same when it is sent again, such as `label:{waybill_no}`: it counts as
+    `{ce_source}#{ce_id}`.
+    """
 
     TOPIC: ClassVar[str] = topics.WAYBILL_CREATED
 
@@ -78,8 +84,8 @@ class WaybillCreated(Event, frozen=True, kw_only=True):
     express_code: Text
     waybill_no: Text
     warehouse: Text
-    parcel_no: Count = 1
-    parcel_count: Annotated[int, Meta(ge=1, le=999)] = 1
+    parcel_no: Count = 1  # which of them, from 1
+    parcel_count: Annotated[int, Meta(ge=1, le=999)] = 1  # how many the order has altogether
     created_at: Time
 
 
