@@ -86,7 +86,7 @@ def main(  # noqa: PLR0917 # the command line
     seed: int = 1,
     out: Annotated[Path, typer.Option(help="where the figures are saved")] = Path("build/bench.json"),
 ) -> None:
-    """Measure round by round in turn. Exit code 1: a checker found a fault (then no figure counts), or a gate is missed."""
+    """Measure round by round in turn. Exit code 1: a checker's fault (then no figure counts), or a missed gate."""
     chosen = names or list(BENCHMARKS)
     if unknown := [name for name in chosen if name not in BENCHMARKS]:
         raise typer.BadParameter(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
