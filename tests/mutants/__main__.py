@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".lab", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"
 )
-_PASSED, _FAILED = 0, 1  # pytest's exit codes; every other one means that nothing was tested
+PASSED, FAILED = 0, 1  # pytest's exit codes; every other one means that nothing was tested
+HUNG = 124  # not one of pytest's: that of timeout(1)
 _SECONDS = 300  # a mutant may also make its test wait for ever
+_VERDICTS = {PASSED: "SURVIVED", FAILED: "caught", HUNG: "caught, by hanging"}
 
 
 def main(wanted: Sequence[str]) -> int:
@@ -50,18 +52,24 @@ async def _services(home: Home) -> dict[str, str]:
 
 
 def _run(copy: Path, mutants: Sequence[Mutant], services: dict[str, str]) -> int:
-    if _pytest(copy, sorted({one.test for one in mutants}), services) != _PASSED:
+    if tested(copy, sorted({one.test for one in mutants}), services) != PASSED:
         print("the tests fail without any mutant: mend that first", file=sys.stderr)
         return 2
-    survivors = 0
+    codes: list[int] = []
     for mutant in mutants:
         began = time.monotonic()
-        code = _with(copy, mutant, services)
-        verdict = {_FAILED: "caught", _PASSED: "SURVIVED"}.get(code, f"not tested (pytest ended with {code})")
-        survivors += code != _FAILED
-        print(f"{verdict:9} {time.monotonic() - began:5.1f} s  {mutant.name}", flush=True)
-    print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
-    return int(survivors > 0)
+        codes.append(_with(copy, mutant, services))
+        verdict = _VERDICTS.get(codes[-1], f"not tested (pytest ended with {codes[-1]})")
+        print(f"{verdict:18} {time.monotonic() - began:5.1f} s  {mutant.name}", flush=True)
+    print(summary(codes))
+    return int(not set(codes) <= {FAILED, HUNG})
+
+
+def summary(codes: Sequence[int]) -> str:
+    hung = codes.count(HUNG)
+    # Whoever waits for ever has noticed something, and has not said what.
+    apart = f", {hung} of them by a test that hangs and does not say why" if hung else ""
+    return f"{codes.count(FAILED) + hung} of {len(codes)} mutants caught{apart}"
 
 
 def _with(copy: Path, mutant: Mutant, services: dict[str, str]) -> int:
@@ -70,13 +78,13 @@ def _with(copy: Path, mutant: Mutant, services: dict[str, str]) -> int:
         for edit in mutant.edits:
             text = (copy / edit.file).read_text(encoding="utf-8")
             (copy / edit.file).write_text(text.replace(edit.old, edit.new), encoding="utf-8")
-        return _pytest(copy, [mutant.test], services)
+        return tested(copy, [mutant.test], services)
     finally:
         for file, text in before.items():
             (copy / file).write_text(text, encoding="utf-8")
 
 
-def _pytest(copy: Path, tests: Sequence[str], services: dict[str, str]) -> int:
+def tested(copy: Path, tests: Sequence[str], services: dict[str, str]) -> int:
     packages = [copy / "shared", copy / "deploy" / "lab", *sorted((copy / "services").iterdir())]
     environ = {"PYTHONPATH": os.pathsep.join(map(str, packages)), "PYTHONDONTWRITEBYTECODE": "1"}
     options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
@@ -92,8 +100,8 @@ def _pytest(copy: Path, tests: Sequence[str], services: dict[str, str]) -> int:
             timeout=_SECONDS * (1 if len(tests) == 1 else 3),
         )
     except subprocess.TimeoutExpired:
-        return _FAILED
-    if done.returncode != _FAILED and (len(tests) == 1 or done.returncode != _PASSED):
+        return HUNG
+    if done.returncode != FAILED and (len(tests) == 1 or done.returncode != PASSED):
         print(done.stdout[-2000:], file=sys.stderr)
     return done.returncode
 

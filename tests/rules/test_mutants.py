@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.mutants import MUTANTS, Mutant
+from tests.mutants import __main__ as runner
 from tests.mutants.page import PAGE, page
 from tests.rules.source import ROOT
 
@@ -24,3 +25,10 @@ def test_the_page_lists_what_the_table_holds() -> None:
 
 def test_every_mutant_has_a_name_of_its_own() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_a_test_that_hangs_is_told_apart_from_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_SECONDS", 0)
+    assert runner.tested(ROOT, ["tests/rules/test_mutants.py"], {}) == runner.HUNG
+    assert runner.summary([runner.FAILED, runner.HUNG, runner.PASSED]).startswith("2 of 3 mutants caught, 1 of them")
+    assert runner.summary([runner.FAILED]) == "1 of 1 mutants caught"
