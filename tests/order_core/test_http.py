@@ -281,6 +281,21 @@ async def test_an_attempt_without_a_key_is_refused_and_logged(shop: httpx.AsyncC
     assert tuple(row or ()) == (order_no, "front-end-7", "ship", 400)
 
 
+@pytest.mark.parametrize("half", [{"transaction_id": "2"}, {"channel": "wechat"}])
+async def test_half_a_payments_name_gives_back_nothing(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool, half: dict[str, str]
+) -> None:
+    """It meant the second payment; the order's own would have gone back."""
+    order_no = await reserve(shop)
+    await told(pool, paid(order_no, "1"), paid(order_no, "2"))
+
+    answer = await shop.post(f"/v1/orders/{order_no}/refund", json={"reason": "twice"} | half, headers=keyed())
+
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert "both, or neither" in answer.json()["errors"][0]["error"]
+    assert await pool.fetchval("select count(*) from refund") == 0
+
+
 async def test_twenty_simultaneous_refunds_give_back_no_more_than_came(
     shop: httpx.AsyncClient, pool: asyncpg.Pool
 ) -> None:

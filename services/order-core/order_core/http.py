@@ -1,10 +1,10 @@
 """order-core over HTTP: parse, call, map the result."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import asyncpg
 from fastapi import Depends, FastAPI, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from redis.asyncio import Redis
 
 from orderloop import http, tracing
@@ -51,6 +51,12 @@ class RefundBody(BaseModel):
     )
     channel: Text | None = Field(None, description="with transaction_id: a payment that stands beside the order's own")
     transaction_id: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_a_payment_whole_or_not_at_all(self) -> Self:
+        if (self.channel is None) is not (self.transaction_id is None):
+            raise ValueError("channel and transaction_id name a payment together: send both, or neither")
+        return self
 
 
 class ShipBody(BaseModel):
