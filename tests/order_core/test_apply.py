@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from order_core import store
 from order_core.apply import CommandRefused, Outcomes, apply
 from order_core.orders import ConfirmReceipt, Incoming, Ship
+from order_core.store import TransactionTaken
+from orderloop.errors import is_transient
 from orderloop.events import (
     AnomalyRaised,
     OrderChanged,
@@ -137,6 +139,29 @@ async def test_one_transaction_pays_one_order_ever(conn: asyncpg.Connection) -> 
     assert [await status(conn, o) for o in (first, second, third)] == ["paid", "pending", "pending"]
     kinds = await conn.fetch("select kind from anomaly")
     assert [row["kind"] for row in kinds] == ["transaction_reused", "transaction_reused"]
+
+
+async def test_of_two_workers_with_one_transaction_the_slower_decides_anew_and_parks_it(
+    conn: asyncpg.Connection, pool: asyncpg.Pool
+) -> None:
+    first, second = await reserved(conn, "1"), await reserved(conn, "2")
+    async with pool.acquire() as other:
+        faster = other.transaction()
+        await faster.start()
+        await apply(other, [paid(first)], now=NOW)
+        slower = asyncio.create_task(applied(conn, paid(second)))
+        async with asyncio.timeout(10):
+            while not await pool.fetchval("select exists (select from pg_locks where not granted)"):
+                assert not slower.done()
+        await faster.commit()
+
+    with pytest.raises(TransactionTaken) as lost:
+        await slower
+    assert is_transient(lost.value)  # which the consumer takes again as it is
+    outcomes = await applied(conn, paid(second))
+
+    assert [parked.kind for parked in outcomes.parked.values()] == ["transaction_reused"]
+    assert await status(conn, second) == "pending"
 
 
 async def test_a_second_payment_is_superfluous_and_never_moves_a_good_order(conn: asyncpg.Connection) -> None:

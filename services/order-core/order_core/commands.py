@@ -104,6 +104,13 @@ async def once(conn: Connection, request: Request, act: Callable[[], Awaitable[M
 
     Raises Problem: 409 when the same request is still running, 422 when the key was used with another body.
     """
+    try:
+        return await _once(conn, request, act)
+    except TransactionTaken:
+        return await _once(conn, request, act)  # decided anew, it sees the order that was faster
+
+
+async def _once(conn: Connection, request: Request, act: Callable[[], Awaitable[Mapping[str, Any]]]) -> Answer:
     mine = {"caller": request.caller, "route": request.route, "key": request.key}
     try:
         async with conn.transaction():
@@ -114,8 +121,6 @@ async def once(conn: Connection, request: Request, act: Callable[[], Awaitable[M
             return accepted
     except asyncpg.LockNotAvailableError:
         raise Problem(409, "still-running", "This order is being changed at this moment. Try again shortly.") from None
-    except TransactionTaken:
-        raise Problem(409, "still-running", "Another order has just taken this payment. Look at it again.") from None
 
 
 async def changed(conn: Connection, incoming: Incoming, *, now: datetime, patience: Patience) -> Change:
