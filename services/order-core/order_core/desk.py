@@ -12,7 +12,7 @@ from orderloop.postgres import Connection
 from orderloop.problem import Problem
 from orderloop.tracing import current_traceparent, trace_id_of
 
-from . import anomalies, history
+from . import anomalies, history, store
 from .commands import Answer, Request, changed, once
 from .orders import Change
 from .repairs import Anomaly, NotPossible, Repair, Wish, allowed, incoming
@@ -71,6 +71,8 @@ async def act(conn: Connection, request: Request, number: int, wish: Wish, hand:
 
 async def _mend(conn: Connection, number: int, wish: Wish, hand: Hand) -> Mapping[str, Any]:
     anomaly = _anomaly(await _row(conn, number))
+    # The orders before the anomaly, as everywhere; and at once, so that nothing moves behind the person's back.
+    orders = await store.lock_orders(conn, {anomaly.order_no, wish.order_no or anomaly.order_no})
     if not await anomalies.lock(conn, number):
         raise Problem(409, "anomaly-resolved", "This anomaly has been put away already.")
     try:
@@ -78,11 +80,11 @@ async def _mend(conn: Connection, number: int, wish: Wish, hand: Hand) -> Mappin
     except NotPossible as error:
         fitting = list(allowed(anomaly.kind, anomaly.type))
         raise Problem(422, "repair-does-not-fit", f"{error}.", repairs=fitting) from None
-    order = await history.order_by_number(conn, event.order_no)
-    if wish.version is not None and (order is None or order["version"] != wish.version):
+    named = orders.get(anomaly.order_no)
+    if wish.version is not None and (named is None or named.version != wish.version):
         raise Problem(409, "order-moved-on", "The order has changed since you looked at it: look again.")
     change: Change | None = None
-    if order is not None or wish.repair is not Repair.DISMISS:  # what names no order of ours can still be put away
+    if event.order_no in orders or wish.repair is not Repair.DISMISS:  # what names no order of ours can still be put away
         change = await changed(conn, event, now=hand.now, patience=hand.patience)
     resolution = f"{wish.repair}: {wish.reason}"
     await anomalies.resolve(conn, number, by=hand.by, resolution=resolution, now=hand.now)

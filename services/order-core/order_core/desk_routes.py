@@ -34,7 +34,9 @@ class WishBody(BaseModel):
         None, description="for request_refund; without it all that is left, or what failed"
     )
     version: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="of the order as you saw it: if it has moved on, nothing happens"
+        None,
+        description="`order.version` as the anomaly showed it, for link_to_order too: the order that the anomaly names, "
+        "not the one it is linked to. If that has moved on, nothing happens",
     )
 
 
