@@ -87,7 +87,7 @@ MUTANTS = (
         "repeats inside one batch count twice",
         f"{_APPLY}_the_same_payment_twice_in_a_batch_and_again_later_moves_the_order_once",
         f"{_CORE}/apply.py",
-        "        if key not in self._unapplied:\n            return\n",
+        "        if key not in self._unapplied:\n            return None\n",
         "",
     ),
     _mutant(
@@ -158,7 +158,7 @@ MUTANTS = (
         "one transaction pays two orders",
         f"{_APPLY}_one_transaction_pays_one_order_ever",
         f"{_CORE}/decide.py",
-        "    if taken.get((body.channel, body.transaction_id)) not in {None, order.order_no}:\n",
+        "    if owner not in {None, order.order_no} or (owner and order.status is Status.PENDING):\n",
         "    if not order.order_no:\n",
     ),
     _mutant(
