@@ -130,6 +130,19 @@ async def test_an_answer_to_a_close_nobody_asked_for_closes_nothing(conn: asyncp
     assert await conn.fetchval("select kind from anomaly") == "close_not_requested"
 
 
+async def test_an_answer_that_is_read_again_after_the_close_was_asked_for_closes_the_order(
+    conn: asyncpg.Connection,
+) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, close_told(order_no))
+
+    await applied(conn, close_asked(order_no))
+    await applied(conn, close_told(order_no))
+
+    assert await status(conn, order_no) == "closed"
+    assert await conn.fetchval("select resolved_at is not null from anomaly") is True
+
+
 async def test_an_applied_payment_closes_the_evidence_that_it_was_missing(conn: asyncpg.Connection) -> None:
     order_no = await reserved(conn)
 
