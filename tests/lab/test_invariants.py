@@ -24,7 +24,7 @@ from orderloop_lab import databases as lab_databases
 from orderloop_lab.errors import LabError
 from orderloop_lab.invariants import Broker, Report, World, check
 from orderloop_lab.invariants.books import replay
-from orderloop_lab.simulators.wechat_keys import open_keys, prepare
+from orderloop_lab.simulators import alipay_keys, wechat_keys
 from orderloop_lab.topics import delete_topics
 from tests.support.bank import signed
 from tests.support.clean_world import NONSENSE, CleanWorld, Rewrite, Sent
@@ -51,17 +51,19 @@ def clean(databases: Databases, kafka_bootstrap: str, folder: Path) -> Iterator[
     """Shared by all tests of this module: who plants a fault plants it in a copy, or takes it away again."""
     prefix = f"w{secrets.token_hex(4)}."
     cloned = {name: databases.clone(name) for name in DATABASES}
-    prepare(folder / "wechat")
+    wechat_keys.prepare(folder / "wechat")
     service = Process(
         cloned["payment_callback"],
-        open_keys(folder / "wechat"),
+        wechat_keys.open_keys(folder / "wechat"),
         ORDERLOOP_KAFKA_BOOTSTRAP=kafka_bootstrap,
         ORDERLOOP_KAFKA_TOPIC_PREFIX=prefix,
+        **alipay_keys.prepare(folder / "alipay"),  # pyright: ignore[reportArgumentType]  # none is called `output`
     )
     notify = {"SIM_NOTIFY_URL": service.url + CALLBACK, "SIM_TIME_FACTOR": "200"}
+    notify_slowly = {"SIM_NOTIFY_URL": service.url + "/v1/order/callback/alipay"}  # nothing is told a second time here
     simulators = {
         name: SimulatorProcess(name, folder / name, **environ)
-        for name, environ in (("wechat", notify), ("wms", {}), ("bank", {}))
+        for name, environ in (("wechat", notify), ("alipay", notify_slowly), ("wms", {}), ("bank", {}))
     }
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         list(threads.map(stack.enter_context, simulators.values()))  # each takes a second to start
@@ -324,6 +326,23 @@ PLANTED: dict[str, tuple[str, str]] = {
     "I6 an acknowledged callback is not stored": (
         "payment_callback",
         "delete from callback_memory where order_no = '{completed}'",
+    ),
+    "I6 a callback that was answered success is not stored": (
+        "payment_callback",
+        "delete from callback_memory where order_no = '{alipay}'",
+    ),
+    "I6 a forged form became an event": (
+        "payment_callback",
+        """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
+           values ('alipay:42:paid', '{pending}', 'orderloop.payment-notified.v1', now(), '{{"source": "callback"}}');
+           insert into outbox (event_id, order_no, topic, occurred_at, body)
+           select event_id, order_no, topic, occurred_at, body from callback_memory
+           where event_id = 'alipay:42:paid'""",
+    ),
+    "I6 a forged form became a payment": (
+        "order_core",
+        """insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+           values ('{pending}', 'alipay', '42', '1', 9900, 'CNY', now(), false)""",
     ),
     "I6 an acknowledged callback without an event is not in the log": (
         "payment_callback",

@@ -48,7 +48,7 @@ _PARCEL = """
     insert into parcel (order_no, express_code, waybill_no, shipment_id, warehouse, label_at, status, status_at)
     values ('{order_no}', 'zto', '7312', '{order_no}_S1', 'suzhou', now(), 'delivered', now())
 """
-ORDERS = ("completed", "paid", "outside", "pending", "early", "underpaid")
+ORDERS = ("completed", "paid", "alipay", "outside", "pending", "early", "underpaid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,11 @@ class CleanWorld:
             wechat, wms = self.simulators["wechat"], self.simulators["wms"]
             for route in ("/sim/forge", "/sim/probe"):
                 wechat.tell(route, out_trade_no=self.orders["pending"], amount_fen=AMOUNT)
+            self._pay("alipay", channel="alipay")
+            self._pay("pending", channel="alipay", faults={"forge": 1})  # and the genuine one comes much later
             echo = {"event_type": "ECHO", "original_type": "echo", "plaintext": {"echo_message": "hello"}}
             wechat.tell("/sim/notice", about="echo", **echo)
-            await self._reach(completed="paid", paid="paid", outside="paid")
+            await self._reach(completed="paid", paid="paid", alipay="paid", outside="paid")
             await self._apply(conn, shipped(self.orders["completed"]))
             order = {"order_no": self.orders["completed"], "shipment_id": f"{self.orders['completed']}_S1"}
             goods = {"warehouse": "suzhou", "express_code": "zto", "items": [{}], "receiver": {"phone": "1"}}
@@ -191,9 +193,11 @@ class CleanWorld:
         async with running(watch):
             yield
 
-    def _pay(self, what: str, *, amount_fen: int = AMOUNT, faults: Mapping[str, Any] | None = None) -> None:
+    def _pay(
+        self, what: str, *, channel: str = "wechat", amount_fen: int = AMOUNT, faults: Mapping[str, Any] | None = None
+    ) -> None:
         order = {"out_trade_no": self.orders[what], "amount_fen": amount_fen, "faults": dict(faults or {})}
-        self.simulators["wechat"].tell("/sim/pay", **order)
+        self.simulators[channel].tell("/sim/pay", **order)
 
     async def _apply(self, conn: asyncpg.Connection, command: Incoming) -> None:
         async with conn.transaction():

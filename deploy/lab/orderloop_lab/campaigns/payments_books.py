@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from orderloop_lab.invariants.outside import AUTHENTIC, read_notice
+from orderloop_lab.invariants.callbacks import AUTHENTIC, read_notice
 from orderloop_lab.system import Lab
 
 from .payments_plan import Plan, digest

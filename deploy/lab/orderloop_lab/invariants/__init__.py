@@ -7,7 +7,8 @@
 
 It only reads. docs/guides/check-the-books.md tells operators how to read its answer.
 How reading a system that does not stand still can be sound is told in `evidence`. Each invariant is one function:
-`books` (order-core's own tables), `events` (databases and topics), `outside` (the simulators' ledgers).
+`books` (order-core's own tables), `events` (databases and topics), `callbacks` (the channels' ledgers), `outside` (the
+bank's and the warehouse's).
 
 Not here, because a snapshot cannot show them: I10 (statements against matches, nothing is reconciled yet), I12 (that
 deleting everything in Redis changes no result takes two runs), I8 has never been given out.
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from orderloop_lab.errors import LabError
 
-from . import books, events, outside, registry
+from . import books, callbacks, events, outside, registry
 from .evidence import DATABASES, World, gather
 from .report import Report, Violation
 from .scope import scopes
@@ -31,7 +32,7 @@ from .topics import Broker
 
 __all__ = ["Broker", "Report", "Violation", "World", "check", "main", "world_of"]
 
-_REGISTERED = (books, events, outside)  # importing them fills the registry
+_REGISTERED = (books, callbacks, events, outside)  # importing them fills the registry
 
 
 async def check(world: World) -> Report:

@@ -231,7 +231,7 @@ where order_no = any(:order_nos::text[]);
 -- name: payments_of(order_nos)
 select order_no, channel || ':' || transaction_id || ':paid' as event_id, 'payment' as place
 from payment
-where order_no = any(:order_nos::text[]) and channel = 'wechat'
+where order_no = any(:order_nos::text[])
 order by 1, 2;
 
 -- name: settlements()

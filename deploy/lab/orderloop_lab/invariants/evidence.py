@@ -33,7 +33,14 @@ from .topics import Broker, Testimony, look, read
 
 _sql: Any = aiosql.from_path(Path(__file__).with_name("books.sql"), "asyncpg")
 _ROWS = 2000  # fetched at once from a large result
-_LEDGERS: Mapping[str, str] = {"wechat": "/sim/ledger", "wms": "/sim/ledger/active", "bank": "/sim/ledger"}
+_LEDGERS: Mapping[str, str] = {
+    "wechat": "/sim/ledger",
+    "alipay": "/sim/ledger",
+    "wms": "/sim/ledger/active",
+    "bank": "/sim/ledger",
+}
+
+CHANNELS = "wechat or alipay"  # a source that is there if one of them is
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class World:
 
     databases: Mapping[str, str]  # those of DATABASES: a DSN that may read all tables
     kafka: Broker | None = None
-    simulators: Mapping[str, str] | None = None  # wechat, wms, bank: base URLs
+    simulators: Mapping[str, str] | None = None  # wechat, alipay, wms, bank: base URLs
 
     @classmethod
     def of(cls, lab: Lab, *, simulators: Collection[str] = tuple(_LEDGERS)) -> "World":
@@ -91,7 +98,8 @@ class Evidence:
 
     @property
     def sources(self) -> frozenset[str]:
-        return frozenset({*self.snapshots, *self.after, *({"kafka"} if self.testimony else ())})
+        some = {CHANNELS: {"wechat", "alipay"} & self.after.keys(), "kafka": self.testimony}
+        return frozenset({*self.snapshots, *self.after, *(name for name, there in some.items() if there)})
 
     @property
     def topics(self) -> Testimony:
