@@ -55,9 +55,10 @@ def _producer(language: str, *arguments: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, language: str) -> Path:
     """A home whose cache is the one that this machine's labs use, wherever that is."""
-    class_path(steps(quiet=True))
+    if language == "java":
+        class_path(steps(quiet=True))  # there, whosever broker this is
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache/orderloop").symlink_to(cache_folder())
     return tmp_path
