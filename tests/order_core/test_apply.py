@@ -35,6 +35,7 @@ from tests.support.orders import (
     NOW,
     confirmed,
     labelled,
+    missing,
     paid,
     picked_up,
     reserved,
@@ -268,6 +269,36 @@ async def test_another_services_anomaly_stands_at_the_desk_and_changes_nothing(c
     assert await conn.fetchval("select version from orders") == 1
 
 
+@pytest.mark.parametrize("in_one_batch", [True, False])
+@pytest.mark.parametrize("evidence_first", [True, False])
+async def test_evidence_of_a_missing_notice_is_put_away_by_that_payment_alone(
+    conn: asyncpg.Connection, evidence_first: bool, in_one_batch: bool
+) -> None:
+    """The customer paid by both channels: the notice of one says nothing of the other's."""
+    order_no = await reserved(conn)
+    events = [paid(order_no, "W1"), missing(order_no, "W1"), missing(order_no, "A2", channel="alipay")]
+    if evidence_first:
+        events.reverse()
+
+    for batch in [events] if in_one_batch else [[event] for event in events]:
+        await applied(conn, *batch)
+
+    rows = await conn.fetch("select evidence->>'transaction_id' from anomaly where resolved_at is null")
+    assert [row[0] for row in rows] == ["A2"]
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+async def test_a_settlement_that_succeeds_puts_its_failure_away(conn: asyncpg.Connection, in_one_batch: bool) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no), confirmed(order_no))
+    told = [settled(order_no, SettlementStatus.FAILED), settled(order_no)]
+
+    for batch in [told] if in_one_batch else [[event] for event in told]:
+        await applied(conn, *batch)
+
+    assert await conn.fetchval("select resolved_at is not null from anomaly where kind = 'settlement_failed'") is True
+
+
 async def test_a_command_that_the_status_forbids_is_refused_and_not_parked(conn: asyncpg.Connection) -> None:
     order_no = await reserved(conn)
 
@@ -351,7 +382,11 @@ async def test_the_app_role_cannot_rewrite_history(conn: asyncpg.Connection) -> 
 def _story() -> st.SearchStrategy[list[tuple[str, int]]]:
     kinds = ["paid", "paid_other", "shipped", "labelled", "label_2", "picked_up", "delivered", "confirmed"]
     return st.lists(
-        st.tuples(st.sampled_from([*kinds, "settled", "settlement_failed", "stray"]), st.integers(0, 1)), max_size=20
+        st.tuples(
+            st.sampled_from([*kinds, "evidence", "returned", "settled", "settlement_failed", "stray"]),
+            st.integers(0, 1),
+        ),
+        max_size=20,
     )
 
 
@@ -369,8 +404,10 @@ def _event(kind: str, order_no: str, n: int) -> Incoming:
             return labelled(order_no, f"v{n}", parcel_no=2, parcel_count=2)
         case "picked_up":
             return picked_up(order_no, f"w{n}")
-        case "delivered":
-            return tracked(order_no, waybill_no=f"w{n}")
+        case "delivered" | "returned":
+            return tracked(order_no, ParcelStatus(kind), f"w{n}")
+        case "evidence":
+            return missing(order_no, f"t{n}")
         case "confirmed":
             return confirmed(order_no)
         case "settled":

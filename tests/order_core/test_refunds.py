@@ -96,6 +96,25 @@ async def test_a_refund_that_fails_brings_the_order_back_and_calls_a_person(
     assert await sums(conn) == ((AMOUNT, 0) if word == "ABNORMAL" else (0, 0))
 
 
+async def test_a_refund_that_failed_is_put_away_by_what_went_back_of_its_own_payment(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no, "1"), paid(order_no, "2"))
+    await conn.execute("update anomaly set resolved_at = now()")
+    await applied(conn, refund_asked(order_no, transaction=("wechat", "2"), key="1"))
+    await applied(conn, refund_told(order_no, 1, "ABNORMAL", transaction_id="2"))
+
+    await applied(conn, refund_asked(order_no, 900, key="2"))
+    await applied(conn, refund_told(order_no, 2, "ABNORMAL", amount_fen=900, transaction_id="1"))
+    await applied(conn, refund_asked(order_no, key="3"))
+    await applied(conn, refund_told(order_no, 3, amount_fen=AMOUNT - 900, transaction_id="1"))
+    assert await open_kinds(conn) == ["refund_failed"] * 2, "another part of the money is no remedy"
+    await applied(conn, refund_told(order_no, 2, amount_fen=900, transaction_id="1"))
+    assert await status(conn, order_no) == "refunded"
+    assert await open_kinds(conn) == ["refund_failed"], "nor is another payment's"
+    await applied(conn, refund_told(order_no, 1, transaction_id="2"))
+    assert await open_kinds(conn) == []
+
+
 async def test_an_abnormal_refund_that_succeeds_after_all_ends_the_order(conn: asyncpg.Connection) -> None:
     order_no = await reserved(conn)
     await applied(conn, paid(order_no))

@@ -3,10 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
+
 from order_core.money import Transaction
 from order_core.orders import AskRefund, Close, ConfirmReceipt, Incoming, Resettle, Ship
 from order_core.reserve import Reservation, reserve
 from orderloop.events import (
+    AnomalyRaised,
     CloseOutcome,
     CloseResult,
     Decision,
@@ -56,6 +59,20 @@ def paid(order_no: str, transaction_id: str = "4200001", **changes: Any) -> Inco
         "source": "callback",
     }
     return sent(f"wechat:{transaction_id}:paid", PaymentNotified(**(fields | changes)))
+
+
+def missing(order_no: str, transaction_id: str = "4200001", **changes: Any) -> Incoming:
+    """The channel, asked, says that it was paid; what it says has every field that its notice would have."""
+    notice = paid(order_no, transaction_id, **changes).body.encode()  # type: ignore[union-attr]
+    evidence = {name: told for name, told in orjson.loads(notice).items() if name not in {"order_no", "source"}}
+    body = AnomalyRaised(
+        order_no=order_no,
+        kind="callback_missing",
+        evidence=evidence,
+        money_fen=evidence["amount_fen"],
+        raised_at=NOW,
+    )
+    return sent(f"{evidence['channel']}:{transaction_id}:callback_missing", body)
 
 
 def labelled(order_no: str, waybill_no: str = "7312", *, parcel_no: int = 1, parcel_count: int = 1) -> Incoming:

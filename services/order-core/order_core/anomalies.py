@@ -1,6 +1,6 @@
 """The desk's table: what a person should see. One function per query in anomalies.sql."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from msgspec import json
 from orderloop.events import AnomalyRaised, Event
 from orderloop.postgres import Connection
 
-from .orders import Incoming, Order, Parked
+from .orders import Incoming, Parked
 
 _sql: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "asyncpg")
 
@@ -34,17 +34,11 @@ async def raise_(conn: Connection, parked: Sequence[Parked]) -> None:
     )
 
 
-async def close_late_evidence(
-    conn: Connection, parked: Iterable[Parked], *, known: Mapping[str, Order], now: datetime
-) -> None:
+async def close_late_evidence(conn: Connection, parked: Iterable[Parked], *, now: datetime) -> None:
     """Evidence of a missing notice that comes after the notice has nothing left to tell."""
-    late = [p.cause.key for p in parked if p.kind == "callback_missing" and _is_paid(known.get(p.cause.order_no))]
+    late = [p.cause.key for p in parked if p.kind == "callback_missing"]
     if late:
         await _sql.close_evidence(conn, order_nos=[k[0] for k in late], event_ids=[k[1] for k in late], now=now)
-
-
-def _is_paid(order: Order | None) -> bool:
-    return order is not None and order.channel is not None
 
 
 async def page(

@@ -7,9 +7,13 @@ from unnest(:order_nos::text[], :event_ids::text[], :kinds::text[], :moneys::big
 on conflict (order_no, event_id) do update set kind = excluded.kind, seen = anomaly.seen + 1;
 
 -- name: close_evidence(order_nos, event_ids, now)!
+-- Of the payment that the order lives on, and of no other: one that was only noted may still be all there is to see of it.
 update anomaly a set resolved_at = :now, resolution = 'the payment had been applied already'
-from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id)
-where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null;
+from unnest(:order_nos::text[], :event_ids::text[]) as c (order_no, event_id), payment p
+where (a.order_no, a.event_id) = (c.order_no, c.event_id) and a.resolved_at is null
+  and p.applied
+  and (p.order_no, p.channel, p.transaction_id)
+      = (a.order_no, a.evidence->>'channel', a.evidence->>'transaction_id');
 
 -- name: page(kind, order_no, is_open, before, most)
 -- Newest first; `before` is the last id of the page before, or null.

@@ -249,6 +249,9 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
     outcomes = batch.outcomes
     if batch.followed and await inbox.claim(conn, batch.followed) != set(batch.followed):
         raise RuntimeError("what follows from an event has happened before the event")
+    left = [parked for change in outcomes.changes if (parked := change.left_for_a_person)]
+    # First, so that what this batch raises and mends stands as it would after two batches.
+    await anomalies.raise_(conn, [*outcomes.parked.values(), *left])
     await store.record(conn, outcomes.changes, now=now)
     await store.record_refunds(conn, outcomes.changes, now=now)
     await parts.record(conn, outcomes.changes, now=now)
@@ -262,12 +265,5 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
     await store.remember(conn, undecided)
     await parts.stop_waiting(conn, batch.mended | (batch.kept & outcomes.parked.keys()))
     await parts.wait(conn, [outcome.cause for outcome in outcomes.waiting.values()])
-    await anomalies.raise_(
-        conn,
-        [
-            *outcomes.parked.values(),
-            *(Parked(c.cause, c.anomaly, c.money_fen) for c in outcomes.changes if c.anomaly),
-        ],
-    )
-    await anomalies.close_late_evidence(conn, outcomes.parked.values(), known=batch.orders, now=now)
+    await anomalies.close_late_evidence(conn, outcomes.parked.values(), now=now)
     await store.publish(conn, outcomes.changes, now=now)

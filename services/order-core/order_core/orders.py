@@ -206,12 +206,15 @@ class Incoming(Struct, frozen=True, gc=False):
         return Incoming(self.order_no, event_id, type, "/order-core", self.occurred_at, body, self.traceparent)
 
 
-# Which kind of anomaly an event makes pointless for its order, wherever that came from.
+# Which kind of anomaly an event makes pointless, wherever that came from, if it is about the same transaction. A part
+# that went back ends its own refund's failures, all of it every failure of its payment's. A settlement is the order's:
+# whichever instruction succeeds, nothing of a former one is left to be mended.
 ENDS: Mapping[states.Event, str] = {
     states.Event.PAYMENT_SUCCEEDED: "callback_missing",
     states.Event.REVIVED: "callback_missing",
     states.Event.SETTLEMENT_SUCCEEDED: "settlement_failed",
     states.Event.REFUND_SUCCEEDED: "refund_failed",
+    states.Event.PART_REFUND_SUCCEEDED: "refund_failed",
 }
 
 
@@ -227,6 +230,14 @@ class Change(Struct, frozen=True, gc=False):
     money_fen: int = 0  # at risk
     consequences: tuple[tuple[str, Event], ...] = ()  # (event id, event) to be published
     follow: tuple[Incoming, ...] = ()  # to be decided right after
+
+    @property
+    def left_for_a_person(self) -> "Parked | None":
+        """Under an id of its own: the event's may have stood at the desk, and be put away because it is applied now."""
+        if self.anomaly is None:
+            return None
+        event_id = f"{self.cause.event_id}#{self.anomaly}"
+        return Parked(replace(self.cause, event_id=event_id), self.anomaly, self.money_fen)
 
 
 class Waiting(Struct, frozen=True):

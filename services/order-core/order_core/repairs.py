@@ -105,7 +105,7 @@ def incoming(anomaly: Anomaly, wish: Wish, *, by: str, key: str, now: datetime, 
             body = cast("Body", BY_TOPIC[anomaly.type].decode(orjson.dumps(anomaly.evidence)))
             return replace(
                 command,
-                event_id=anomaly.event_id,
+                event_id=anomaly.event_id.removesuffix(f"#{anomaly.kind}"),  # which a change's own anomaly has
                 type=anomaly.type,
                 body=body,
                 occurred_at=anomaly.occurred_at,

@@ -1,6 +1,6 @@
 """order-core's tables. One function per query in store.sql; nobody here begins or ends a transaction."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -153,11 +153,11 @@ async def record_refunds(conn: Connection, changes: Sequence[Change], *, now: da
 
 
 @contextmanager
-def _claiming() -> Iterator[None]:
+def _claiming() -> Generator[None]:
     try:
         yield
     except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "a_transaction_pays_one_order":
+        if getattr(error, "constraint_name", None) != "a_transaction_pays_one_order":
             raise
         raise TransactionTaken("another order has just claimed this transaction") from error
 

@@ -60,7 +60,14 @@ with change as (
 ), mended as (
     update anomaly a set resolved_at = :now, resolution = 'the event was applied', resolved_by = c.actor
     from change c
-    where a.order_no = c.order_no and (a.event_id = c.event_id or a.kind = c.ends) and a.resolved_at is null
+    where a.order_no = c.order_no and a.resolved_at is null
+      and (a.event_id = c.event_id
+           or a.kind = c.ends
+              -- a settlement's have neither
+              and (a.evidence->>'channel', a.evidence->>'transaction_id')
+                  is not distinct from (c.detail::json->>'channel', c.detail::json->>'transaction_id')
+              and (c.event <> 'part_refund_succeeded'
+                   or a.evidence->>'out_refund_no' = c.detail::json->>'out_refund_no'))
 ), paid as (
     select (payment).* from change where (payment).order_no is not null
 ), claimed as (
