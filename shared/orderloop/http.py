@@ -7,11 +7,12 @@ from fastapi.responses import JSONResponse
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problem
 from .asyncapi import document
 from .health import Health
+from .problem import Problem
 
 # Probes and scrapes would drown the traces that matter.
 _UNTRACED = "livez,readyz,metrics,openapi.json,asyncapi"
@@ -51,6 +52,36 @@ def create_app(service: str, *, title: str, description: str, health: Health) ->
         default_span_details=route,
     )
     return app
+
+
+class BodyLimit:
+    """Takes in a request's whole body before the application does, and answers 413 if it is larger than `most`."""
+
+    def __init__(self, app: ASGIApp, *, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        taken: list[Message] = []
+        size = 0
+        while not taken or taken[-1].get("more_body", False):
+            taken.append(await receive())
+            size += len(taken[-1].get("body", b""))
+            if size > self._most:
+                detail = f"The request's body is larger than {self._most} bytes."
+                # nobody reads the rest
+                answer = problem.response(Problem(413, "body-too-large", detail), {"Connection": "close"})
+                await answer(scope, receive, send)
+                return
+        taken.reverse()
+
+        async def again() -> Message:
+            return taken.pop() if taken else await receive()
+
+        await self._app(scope, again, send)
 
 
 def _answer(parts: dict[str, str]) -> JSONResponse:

@@ -407,6 +407,27 @@ async def test_a_parcel_that_was_given_up_is_asked_for_anew_unless_it_has_arrive
     assert (refused.status_code, refused.json()["reason"]) == (409, "parcel-has-ended")
 
 
+@pytest.mark.parametrize(
+    ("kind", "evidence", "repair"),
+    [
+        ("illegal_transition", {"a": 1}, "replay"),
+        ("refund_failed", {"channel": "wechat", "transaction_id": "\0"}, "request_refund"),
+        ("refund_failed", {"channel": "wechat", "transaction_id": "1", "refund_fen": "900"}, "request_refund"),
+        ("callback_missing", {"transaction_id": 1}, "apply_evidence"),
+    ],
+)
+async def test_what_others_put_into_their_evidence_is_no_error_of_ours(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection, kind: str, evidence: dict[str, Any], repair: str
+) -> None:
+    order_no = await reserved(conn)
+    raised = AnomalyRaised(order_no=order_no, kind=kind, evidence=evidence, raised_at=NOW)
+    await told(conn, sent("/wms/suzhou#1", raised, source="/wms/suzhou"))
+
+    refused = await act(desk, (await only(desk))["id"], repair)
+
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (422, "repair-does-not-fit")
+
+
 async def test_an_anomaly_is_dismissed_with_a_reason_and_by_name(
     desk: httpx.AsyncClient, conn: asyncpg.Connection
 ) -> None:

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -99,6 +100,41 @@ async def test_a_wish_that_makes_no_sense_is_refused_without_repeating_its_value
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"].startswith("body")
     assert "13800000000" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"items": [{"sku": "S", "name": "Sofa", "quantity": 10**30}]},
+        {"receiver": {"name": "n", "phone": "1", "region": "r", "address": "路" * 1025}},
+        {"source": "d\0"},
+    ],
+)
+async def test_what_no_event_or_row_could_hold_is_refused(shop: httpx.AsyncClient, changes: dict[str, object]) -> None:
+    assert (await shop.post("/v1/orders", json=WISH | changes)).status_code == 422
+
+
+async def test_the_largest_order_fits_into_its_events_and_a_larger_body_is_not_read(
+    shop: httpx.AsyncClient, pool: asyncpg.Pool
+) -> None:
+    items = [{"sku": "S" * 40, "name": "沙" * 74, "quantity": 1_000_000}] * 200
+    body = orjson.dumps(WISH | {"items": items})
+    assert 60_000 < len(body) < 64 * 1024
+    json = {"Content-Type": "application/json"}
+    order_no = (await shop.post("/v1/orders", content=body, headers=json)).json()["order_no"]
+    await told(pool, paid(order_no))
+    await shop.post(f"/v1/orders/{order_no}/ship", json={}, headers=keyed())
+
+    assert await pool.fetchval("select max(length(body)) from outbox") < 64 * 1024
+    refused = await shop.post("/v1/orders", content=body + b" " * 5_000, headers=json)
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (413, "body-too-large")
+
+
+@pytest.mark.parametrize("path", ["/v1/orders?source=%00", "/v1/dead-letters?topic=%00", "/v1/dead-letters?group=a%00"])
+async def test_a_question_that_no_text_of_the_database_can_answer_is_refused(
+    shop: httpx.AsyncClient, path: str
+) -> None:
+    assert (await shop.get(path)).status_code == 422
 
 
 async def test_what_a_shop_says_of_its_goods_beyond_our_words_is_tolerated(shop: httpx.AsyncClient) -> None:

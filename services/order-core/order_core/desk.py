@@ -83,8 +83,8 @@ async def _mend(conn: Connection, number: int, wish: Wish, hand: Hand) -> Mappin
     named = orders.get(anomaly.order_no)
     if wish.version is not None and (named is None or named.version != wish.version):
         raise Problem(409, "order-moved-on", "The order has changed since you looked at it: look again.")
-    change: Change | None = None
-    if event.order_no in orders or wish.repair is not Repair.DISMISS:  # what names no order of ours can still be put away
+    change: Change | None = None  # what names no order of ours can still be put away
+    if event.order_no in orders or wish.repair is not Repair.DISMISS:
         change = await changed(conn, event, now=hand.now, patience=hand.patience)
     resolution = f"{wish.repair}: {wish.reason}"
     await anomalies.resolve(conn, number, by=hand.by, resolution=resolution, now=hand.now)

@@ -13,7 +13,7 @@ from orderloop.problem import Problem
 
 from . import anomalies, commands, dead_letters, desk
 from .repairs import Repair, Wish
-from .request import Caller, IdempotencyKey, Reason, answered, command
+from .request import Caller, IdempotencyKey, Reason, Text, answered, command
 from .timers import Patience
 
 Number = Annotated[int, Path(ge=1, le=2**63 - 1)]
@@ -35,8 +35,8 @@ class WishBody(BaseModel):
     )
     version: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="`order.version` as the anomaly showed it, for link_to_order too: the order that the anomaly names, "
-        "not the one it is linked to. If that has moved on, nothing happens",
+        description="`order.version` as the anomaly shows it, also when its payment is linked to another order: if the "
+        "order that the anomaly names has moved on, nothing happens",
     )
 
 
@@ -86,8 +86,8 @@ def create(pool: asyncpg.Pool, clock: Clock, patience: Patience) -> APIRouter:
 
     @router.get("/v1/dead-letters", tags=["desk"], summary="Records that a consumer could not use, without their bytes")
     async def _letters(
-        topic: Annotated[str | None, Query(max_length=128)] = None,
-        group: Annotated[str | None, Query(max_length=128)] = None,
+        topic: Text | None = None,
+        group: Text | None = None,
         open: bool | None = None,  # noqa: A002
         before: Before = None,
         limit: Limit = 50,

@@ -10,7 +10,7 @@ import orjson
 from msgspec.structs import replace
 
 from orderloop.errors import MalformedEvent
-from orderloop.events import BY_TOPIC, PaymentNotified
+from orderloop.events import BY_TOPIC, AnomalyRaised, PaymentNotified
 
 from .orders import AskRefund, Body, Dismiss, GiveUpRefund, Incoming, Resettle, Retrack, Revive
 
@@ -87,7 +87,9 @@ def allowed(kind: str, event_type: str) -> tuple[Repair, ...]:
     repairs = REPAIRS.get(kind, ())
     if event_type != PaymentNotified.TOPIC:
         repairs = tuple(r for r in repairs if r not in {Repair.LINK_TO_ORDER, Repair.REVIVE})
-    if event_type not in BY_TOPIC:
+    if (
+        event_type not in BY_TOPIC or event_type == AnomalyRaised.TOPIC
+    ):  # what another service saw is no event to replay
         repairs = tuple(r for r in repairs if r is not Repair.REPLAY)
     return (*repairs, Repair.DISMISS)
 
@@ -152,4 +154,8 @@ def _refund(anomaly: Anomaly, wish: Wish) -> AskRefund:
     channel, transaction_id = anomaly.evidence.get("channel"), anomaly.evidence.get("transaction_id")
     transaction = (channel, transaction_id) if channel and transaction_id else None
     failed = anomaly.evidence.get("refund_fen") if anomaly.kind == "refund_failed" else None
+    if not (
+        all(isinstance(word, str) and "\0" not in word for word in transaction or ()) and isinstance(failed, int | None)
+    ):
+        raise NotPossible("the evidence does not say which payment it is about")  # as anybody outside may have put it
     return AskRefund(wish.reason, wish.amount_fen or failed, transaction)

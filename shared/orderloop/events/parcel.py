@@ -25,17 +25,19 @@ class ParcelStatus(StrEnum):
 
 
 # What the shop sends us as well, through a form: dataclasses, because FastAPI knows them. Unknown fields are tolerated
-# there as here, whatever the form around them says.
+# there as here, whatever the form around them says. How much may be said is the form's business alone (by pydantic's
+# Field): an event that was published once can always be read.
 _TOLERANT = ConfigDict(extra="ignore")
+_Line = Annotated[Text, Field(max_length=256)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     __pydantic_config__: ClassVar[ConfigDict] = _TOLERANT
 
-    sku: Text
-    name: Text
-    quantity: Annotated[Count, Field(ge=1)]
+    sku: _Line
+    name: _Line
+    quantity: Annotated[Count, Field(ge=1, le=1_000_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +46,10 @@ class Receiver:
 
     __pydantic_config__: ClassVar[ConfigDict] = _TOLERANT
 
-    name: Text
-    phone: Text
-    region: Text
-    address: Text
+    name: _Line
+    phone: _Line
+    region: _Line
+    address: Annotated[Text, Field(max_length=1024)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
