@@ -147,7 +147,8 @@ async def test_an_applied_payment_closes_the_evidence_that_it_was_missing(conn: 
     order_no = await reserved(conn)
 
     def missing(n: int) -> Incoming:
-        body = AnomalyRaised(order_no=order_no, kind="callback_missing", evidence={}, money_fen=AMOUNT, raised_at=NOW)
+        told = {"channel": "wechat", "transaction_id": "4200001"}
+        body = AnomalyRaised(order_no=order_no, kind="callback_missing", evidence=told, money_fen=AMOUNT, raised_at=NOW)
         return sent(f"query:{n}", body)
 
     await applied(conn, missing(1))
