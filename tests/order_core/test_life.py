@@ -100,6 +100,8 @@ class Life(RuleBasedStateMachine):
                     self.tell(following)
                     assert self.order.version > before, "what follows always happens"
             case Parked():
+                if outcome.after is not None:
+                    self.order = outcome.after
                 if isinstance(event.body, PaymentNotified) and outcome.kind != "transaction_reused":
                     body = event.body
                     noted = Payment(

@@ -19,6 +19,7 @@ from tests.support.orders import (
     refund_asked,
     refund_told,
     reserved,
+    resettled,
     settled,
     shipped,
     tracked,
@@ -181,6 +182,33 @@ async def test_a_refund_waits_while_the_bank_has_the_instruction_and_goes_out_wi
         ("refund_held", "pending_settlement"),
     ]
     assert len(await published(conn, RefundRequested.TOPIC)) == 1
+
+
+@pytest.mark.parametrize("last_word", [SettlementStatus.SUCCESS, SettlementStatus.FAILED])
+async def test_a_settled_order_gives_nothing_back_while_a_second_instruction_is_at_the_bank_and_does_afterwards(
+    conn: asyncpg.Connection, last_word: SettlementStatus
+) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no))
+    await applied(conn, confirmed(order_no))
+    await applied(conn, settled(order_no, SettlementStatus.FAILED))
+    await applied(conn, refund_asked(order_no, 900))
+    await applied(conn, refund_told(order_no, amount_fen=900))
+    await applied(conn, resettled(order_no))
+    await applied(conn, settled(order_no))  # the first one after all
+
+    with pytest.raises(CommandRefused) as refusal:
+        await applied(conn, refund_asked(order_no, 100, key="2"))
+    assert refusal.value.reason == "settlement-under-way"
+    answer = settled(order_no, last_word, amount_fen=AMOUNT - 900, instruction=2)
+    await applied(conn, answer, answer)
+    await applied(conn, refund_asked(order_no, 100, key="2"))
+
+    assert await status(conn, order_no) == "completed"
+    assert "illegal_transition" in await open_kinds(conn)
+    rows = await conn.fetch("select state from instruction order by instruction_id")
+    assert [row["state"] for row in rows] == ["success", last_word.lower()]
+    assert await conn.fetchval("select state from refund where out_refund_no like '%_R2'") == "asked"
 
 
 async def test_two_refunds_that_waited_go_out_together_and_only_the_last_moves_the_order(

@@ -186,6 +186,8 @@ class _Batch:
                 self.outcomes.waiting[key] = outcome
             case Parked():
                 self.outcomes.parked[key] = outcome
+                if outcome.after is not None:
+                    self.orders[event.order_no] = outcome.after
         return None
 
     def _apply(self, change: Change) -> None:
@@ -254,7 +256,8 @@ async def _record(conn: Connection, batch: _Batch, *, now: datetime, patience: P
     await anomalies.raise_(conn, [*outcomes.parked.values(), *left])
     await store.record(conn, outcomes.changes, now=now)
     await store.record_refunds(conn, outcomes.changes, now=now)
-    await parts.record(conn, outcomes.changes, now=now)
+    heard = [batch.orders[order_no] for (order_no, _), parked in outcomes.parked.items() if parked.after is not None]
+    await parts.record(conn, outcomes.changes, heard, now=now)
     await parts.set_timers(conn, timers.started(outcomes.changes, now=now, patience=patience))
     await store.note_unapplied_payments(conn, outcomes.parked.values(), known=batch.orders)
     undecided: dict[EventKey, str] = {

@@ -252,6 +252,7 @@ class Parked(Struct, frozen=True):
     cause: Incoming
     kind: str  # an anomaly kind, see docs/anomalies.md
     money_fen: int = 0  # at risk
+    after: Order | None = None  # the order knowing what the event says, without a version of its own
 
 
 class Refused(Struct, frozen=True):

@@ -16,7 +16,7 @@ from orderloop.events import BY_TOPIC, Event, ParcelStatus
 from orderloop.inbox import EventKey
 from orderloop.postgres import Connection
 
-from .orders import Body, Change, Closing, Incoming, Instruction, InstructionState, Ship
+from .orders import Body, Change, Closing, Incoming, Instruction, InstructionState, Order, Ship
 from .parcels import Parcel, ParcelKey
 from .timers import Kind, Timer
 
@@ -56,8 +56,11 @@ async def timers(conn: Connection, order_nos: Collection[str]) -> list[Timer]:
     return [_timer(row) async for row in _sql.timers(conn, order_nos=list(order_nos))]
 
 
-async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) -> None:
-    """Keep what the changes bring along, of an order changed more than once only its last state."""
+async def record(conn: Connection, changes: Sequence[Change], heard: Iterable[Order], *, now: datetime) -> None:
+    """Keep what the changes bring along, of an order changed more than once only its last state.
+
+    Of the orders in `heard` the instructions are kept whatever has changed: a word about one did not move its order.
+    """
     moved = {
         (c.after.order_no, *key): parcel
         for c in changes
@@ -74,6 +77,7 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
         for i in c.after.instructions
         if i not in c.before.instructions
     }
+    settled |= {(order.order_no, i.instruction_id): i for order in heard for i in order.instructions}
     if settled:
         await _sql.keep_instructions(
             conn,

@@ -50,7 +50,11 @@ def ask(order: Order, cause: Incoming, body: AskRefund) -> Outcome:
     if payment.applied and any(instruction.at_the_bank for instruction in order.instructions):
         held = replace(refund, state=RefundState.HELD)
         after = replace(order, refunds=with_refund(order.refunds, held))
-        return changed(order, cause, states.Event.REFUND_HELD, after=after, detail=_detail(held), money_fen=amount_fen)
+        outcome = changed(
+            order, cause, states.Event.REFUND_HELD, after=after, detail=_detail(held), money_fen=amount_fen
+        )
+        # A completed order waits for nothing more; but a second instruction may pay out what this would give back.
+        return replace(outcome, reason="settlement-under-way") if isinstance(outcome, Refused) else outcome
     return _asked(order, cause, payment, refund)
 
 

@@ -99,9 +99,15 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         money_fen=body.amount_fen,
         follow=() if state is InstructionState.PROCESSING else _released(order, cause),
     )
-    if isinstance(outcome, Parked) and state is InstructionState.SUCCESS and order.status in _GOING_BACK:
-        return replace(outcome, kind="settled_and_refunded")
-    return outcome
+    return _remembered(outcome, order, instruction, heard) if isinstance(outcome, Parked) else outcome
+
+
+def _remembered(parked: Parked, order: Order, before: Instruction, heard: Instruction) -> Parked:
+    """The order is settled by another instruction, or its money goes back. This one has left the bank all the same: no
+    refund need wait for it any more."""
+    after = replace(order, instructions=_with(order, heard)) if before.at_the_bank else order
+    both_ways = heard.state is InstructionState.SUCCESS and order.status in _GOING_BACK
+    return replace(parked, kind="settled_and_refunded" if both_ways else parked.kind, after=after)
 
 
 def _needs_a_person(order: Order, state: InstructionState, body: SettlementResult) -> str | None:
