@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from order_core import http
+from order_core import http, timeouts
 from order_core.apply import CommandRefused, apply
 from order_core.orders import Incoming
 from order_core.settings import OrderSettings
@@ -426,6 +427,74 @@ async def test_what_others_put_into_their_evidence_is_no_error_of_ours(
     refused = await act(desk, (await only(desk))["id"], repair)
 
     assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (422, "repair-does-not-fit")
+
+
+@pytest.mark.parametrize(
+    ("amount_fen", "closed", "kind", "repair", "what_follows"),
+    [
+        (1, False, "amount_mismatch", "request_refund", "pending"),
+        (AMOUNT, True, "paid_after_close", "request_refund", "refunding"),
+        (AMOUNT, True, "paid_after_close", "revive", "paid"),
+        (AMOUNT, True, "paid_after_close", "link_to_order", "paid"),
+    ],
+)
+async def test_evidence_that_does_not_fit_stands_at_the_desk_as_its_notice_would(  # noqa: PLR0917 # a table
+    desk: httpx.AsyncClient,
+    conn: asyncpg.Connection,
+    amount_fen: int,
+    closed: bool,
+    kind: str,
+    repair: str,
+    what_follows: str,
+) -> None:
+    order_no, other = await reserved(conn, "1"), await reserved(conn, "2")
+    if closed:
+        await told(conn, close_asked(order_no), close_told(order_no))
+    await told(conn, missing(order_no, amount_fen=amount_fen))
+    wish = {"repair": "apply_evidence", "reason": "it is what the channel says"}
+    anomaly = await only(desk)
+
+    seen = await desk.post(f"/v1/anomalies/{anomaly['id']}/preview", json=wish)
+    done = await act(desk, anomaly["id"], "apply_evidence")
+
+    assert seen.json() == done.json() == {"repair": "apply_evidence", "order_no": order_no, "parked": kind}
+    parked = await only(desk)
+    assert (parked["kind"], parked["money_fen"], parked["actor"]) == (kind, amount_fen, "ops:li")
+    mended = await act(desk, parked["id"], repair, **({"order_no": other} if repair == "link_to_order" else {}))
+    assert mended.json()["to"] == what_follows
+    assert (await desk.get("/v1/anomalies", params={"open": True})).json()["items"] == []
+
+
+async def test_what_waited_in_vain_is_replayed_once_its_predecessor_is_there(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection, pool: asyncpg.Pool
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, labelled(order_no))
+    await timeouts.give_up_waiting(pool, longest=timedelta(0))
+    anomaly = await only(desk)
+
+    too_early = await act(desk, anomaly["id"], "replay")
+    await told(conn, paid(order_no))
+    done = await act(desk, anomaly["id"], "replay")
+
+    assert (too_early.status_code, too_early.json()["reason"]) == (409, "predecessor-missing")
+    assert (done.status_code, done.json()["to"]) == (202, "shipped")
+    assert await conn.fetchval("select count(*) from waiting") == 0
+
+
+async def test_an_event_that_was_applied_and_left_something_for_a_person_is_not_applied_again(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    order_no = await reserved(conn)
+    await told(conn, paid(order_no), labelled(order_no), confirmed(order_no))
+    await told(conn, settled(order_no, SettlementStatus.FAILED), refund_asked(order_no, 900), settled(order_no))
+    anomaly = await only(desk, kind="settled_and_refunded")
+
+    refused = await act(desk, anomaly["id"], "replay")
+
+    assert anomaly["event_id"] == f"{settled(order_no).event_id}#settled_and_refunded"
+    assert (refused.status_code, refused.json()["reason"]) == (409, "status")
+    assert await conn.fetchval("select count(*) from order_log where event = 'settlement_succeeded'") == 1
 
 
 async def test_an_anomaly_is_dismissed_with_a_reason_and_by_name(

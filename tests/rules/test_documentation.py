@@ -10,6 +10,7 @@ import pytest
 
 from docs import generate
 from logistics_poller.schedule import Finding
+from order_core.commands import REASONS
 from orderloop import asyncapi
 from tests.rules.source import LAB, ROOT, SERVICES, SHARED, calls, keyword, python
 
@@ -63,9 +64,29 @@ def test_every_problem_type_is_explained_and_every_explained_type_exists() -> No
     assert _first_cells("docs/problems.md") == _of_code(_problem_types, SHARED, *SERVICES.values())
 
 
+def _refusals(text: str) -> set[str]:
+    """Why a command is refused, or an event that a person applies would be parked."""
+    said = {reason for call in calls(text, "Refused") for reason in _texts(call.args[1])}
+    return said | {kind.replace("_", "-") for kind in _anomaly_kinds(text)}
+
+
+def test_every_reason_for_which_a_command_is_refused_has_a_sentence_of_its_own_and_is_listed() -> None:
+    reasons = {
+        reason
+        for name in ("decide", "orders", "closing", "refunds", "settling", "commands")
+        for reason in _refusals((SERVICES["order_core"] / f"{name}.py").read_text(encoding="utf-8"))
+    }
+    explained_otherwise = {"status", "unknown-order"}
+    left_by_changes = {"refund-failed", "settlement-failed", "delivery-incomplete"}
+    assert reasons - explained_otherwise - left_by_changes == REASONS.keys() - {"predecessor-missing"}
+    page = (ROOT / "docs/problems.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if f"`{reason}`" not in page] == []
+
+
 def test_a_planted_kind_and_a_planted_problem_would_be_found() -> None:
     assert _anomaly_kinds("Parked(cause, 'planted_kind')") == {"planted_kind"}
     assert _anomaly_kinds("kind = 'one_kind' if late else 'other_kind'") == {"one_kind", "other_kind"}
+    assert _refusals("Refused(cause, 'planted-reason')") == {"planted-reason"}
     assert _problem_types("raise Problem(404, 'planted-problem', 'No.')") == {"planted-problem"}
 
 

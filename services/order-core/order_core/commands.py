@@ -18,25 +18,35 @@ from orderloop.tracing import current_traceparent
 
 from . import answers, history
 from .apply import CommandRefused, apply
-from .orders import Change, Command, Incoming, Order
+from .orders import Change, Command, Incoming, Order, Parked
 from .store import TransactionTaken
 from .timers import PATIENCE, Patience
 
-# What to tell a caller whose command the order forbids. Not among them: "status", which the status itself explains.
+# What stands in the way of a command, and what to do. Not among them: "status", which the status itself explains.
 REASONS: Mapping[str, str] = {
-    "amount-mismatch": "The payment has another amount than the order.",
+    "amount-mismatch": "The payment has another amount than the order: refund it, or link it to the order it fits.",
     "close-not-requested": "Nobody has asked the channels to close this order, or they call it paid.",
-    "closing-already": "The channels have been asked to close this order already, and have not answered yet.",
-    "currency-mismatch": "The payment has another currency than the order.",
+    "closing-already": "The channels have been asked to close this order already: wait for their answer.",
+    "currency-mismatch": "The payment has another currency than the order: refund it, or link it elsewhere.",
+    "illegal-transition": "This cannot happen to the order as it stands: read its timeline; if it is over, dismiss.",
     "no-such-parcel": "The order has no such parcel: its label has not come, or names another order.",
-    "no-such-payment": "The order has no such payment.",
-    "nothing-left-to-refund": "Less than that is left: the rest has gone back, or is on its way back.",
-    "nothing-to-settle": "Nothing is left to settle, or the bank has not refused the last instruction.",
+    "no-such-payment": "The order has no such payment: send channel and transaction_id as its timeline shows them.",
+    "not-closing": "Nobody waits for the channels to close this order any more: ask for it with POST …/close.",
+    "nothing-left-to-refund": "Less than that is left: ask for less; the rest has gone back, or is on its way back.",
+    "nothing-to-settle": "Nothing is left to settle, or the bank has not refused what it has: read the timeline.",
+    "paid-after-close": "The order is closed: revive it with the payment, refund the payment, or link it elsewhere.",
+    "paid-twice": "The order is paid already: refund this payment, or link it to the order that it was meant for.",
     "parcel-has-ended": "The parcel is signed for, or has been brought back: nothing more is to be asked.",
-    "payment-refunded": "The payment has gone back, or is on its way back.",
+    "payment-refunded": "The payment has gone back, or is on its way back: nothing is left for the order to live on.",
+    "predecessor-missing": "What must come before it has still not come: apply that first.",
+    "refund-contradiction": "The channel has said its last word on this refund before: compare with its own console.",
+    "refund-differs": "The channel speaks of another amount or payment than was asked for: see its own console.",
+    "refund-not-requested": "This order has not asked for that refund: find who refunded at the channel, then dismiss.",
+    "refund-not-stuck": "The refund is on its way, or has come through: give up only what the channel cannot deliver.",
+    "settled-and-refunded": "The money has gone both ways: get one of the two back, then dismiss.",
     "settlement-differs": "The bank speaks of another amount than this order has asked it to settle.",
     "settlement-not-requested": "This order has not asked for that settlement: let its receipt be confirmed first.",
-    "transaction-reused": "Another order lives on that transaction.",
+    "transaction-reused": "Another order lives on that transaction, or it was asked to go back: look at that order.",
 }
 
 
@@ -125,19 +135,31 @@ async def _once(conn: Connection, request: Request, act: Callable[[], Awaitable[
 
 async def changed(conn: Connection, incoming: Incoming, *, now: datetime, patience: Patience) -> Change:
     """The change that a command, or an event that a person applies, makes. Raises Problem when it makes none."""
-    reason = "status"
+    outcome = await decided(conn, incoming, now=now, patience=patience)
+    if isinstance(outcome, Parked):
+        raise await _forbidden(conn, incoming, outcome.kind.replace("_", "-"))
+    return outcome
+
+
+async def decided(conn: Connection, incoming: Incoming, *, now: datetime, patience: Patience) -> Change | Parked:
+    """What becomes of it, where that it stands at the desk will do, too. Raises Problem when nothing does."""
     try:
         outcomes = await apply(conn, [incoming], now=now, patience=patience)
-        for change in outcomes.changes:
-            if change.cause.key == incoming.key:
-                return change
-        reason = next((parked.kind.replace("_", "-") for parked in outcomes.parked.values()), reason)
     except CommandRefused as refused:
-        reason = refused.reason
+        raise await _forbidden(conn, incoming, refused.reason) from None
+    for change in outcomes.changes:
+        if change.cause.key == incoming.key:
+            return change
+    if incoming.key in outcomes.parked:
+        return outcomes.parked[incoming.key]
+    raise await _forbidden(conn, incoming, "predecessor-missing" if incoming.key in outcomes.waiting else "status")
+
+
+async def _forbidden(conn: Connection, incoming: Incoming, reason: str) -> Problem:
     row = await history.order_by_number(conn, incoming.order_no)
     if row is None:
-        raise Problem(404, "unknown-order", "No order has this number.")
-    raise Problem(
+        return Problem(404, "unknown-order", "No order has this number.")
+    return Problem(
         409,
         "order-status-forbids",
         REASONS.get(reason, f"The order is {row['status']}; {incoming.type} is not possible, or has happened already."),

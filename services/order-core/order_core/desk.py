@@ -13,8 +13,8 @@ from orderloop.problem import Problem
 from orderloop.tracing import current_traceparent, trace_id_of
 
 from . import anomalies, history, store
-from .commands import Answer, Request, changed, once
-from .orders import Change
+from .commands import Answer, Request, changed, decided, once
+from .orders import Change, Parked
 from .repairs import Anomaly, NotPossible, Repair, Wish, allowed, incoming
 from .timers import Patience
 
@@ -83,26 +83,32 @@ async def _mend(conn: Connection, number: int, wish: Wish, hand: Hand) -> Mappin
     named = orders.get(anomaly.order_no)
     if wish.version is not None and (named is None or named.version != wish.version):
         raise Problem(409, "order-moved-on", "The order has changed since you looked at it: look again.")
-    change: Change | None = None  # what names no order of ours can still be put away
-    if event.order_no in orders or wish.repair is not Repair.DISMISS:
-        change = await changed(conn, event, now=hand.now, patience=hand.patience)
+    outcome: Change | Parked | None = None  # what names no order of ours can still be put away
+    if wish.repair is Repair.APPLY_EVIDENCE:  # as its notice would be: what does not fit stands at the desk for that
+        outcome = await decided(conn, event, now=hand.now, patience=hand.patience)
+    elif event.order_no in orders or wish.repair is not Repair.DISMISS:
+        outcome = await changed(conn, event, now=hand.now, patience=hand.patience)
     resolution = f"{wish.repair}: {wish.reason}"
     await anomalies.resolve(conn, number, by=hand.by, resolution=resolution, now=hand.now)
-    return _told(wish, change)
+    return _told(wish, outcome)
 
 
-def _told(wish: Wish, change: Change | None) -> dict[str, Any]:
-    if change is None:
-        return {"repair": wish.repair, "order_no": None}
-    return {
-        "repair": wish.repair,
-        "order_no": change.after.order_no,
-        "from": change.before.status,
-        "to": change.after.status,
-        "event": change.event,
-        "version": change.after.version,
-        "publishes": [event.TOPIC for _, event in change.consequences],
-    }
+def _told(wish: Wish, outcome: Change | Parked | None) -> dict[str, Any]:
+    match outcome:
+        case None:
+            return {"repair": wish.repair, "order_no": None}
+        case Parked():
+            return {"repair": wish.repair, "order_no": outcome.cause.order_no, "parked": outcome.kind}
+        case Change():
+            return {
+                "repair": wish.repair,
+                "order_no": outcome.after.order_no,
+                "from": outcome.before.status,
+                "to": outcome.after.status,
+                "event": outcome.event,
+                "version": outcome.after.version,
+                "publishes": [event.TOPIC for _, event in outcome.consequences],
+            }
 
 
 async def _row(conn: Connection, number: int) -> asyncpg.Record:

@@ -29,6 +29,8 @@ class Repair(StrEnum):
 
 _PAYMENT = (Repair.REPLAY, Repair.LINK_TO_ORDER)
 
+_EVIDENCE = Repair.APPLY_EVIDENCE.replace("_", "-")  # the type under which a person applies it
+
 # By kind of anomaly. What is not here can only be dismissed: it is mended outside, and says so by itself.
 REPAIRS: Mapping[str, tuple[Repair, ...]] = {
     "unknown_order": _PAYMENT,
@@ -85,11 +87,9 @@ class NotPossible(Exception):
 def allowed(kind: str, event_type: str) -> tuple[Repair, ...]:
     """What may be tried; whether the order lets it happen is decided when it is tried."""
     repairs = REPAIRS.get(kind, ())
-    if event_type != PaymentNotified.TOPIC:
+    if event_type not in {PaymentNotified.TOPIC, _EVIDENCE}:
         repairs = tuple(r for r in repairs if r not in {Repair.LINK_TO_ORDER, Repair.REVIVE})
-    if (
-        event_type not in BY_TOPIC or event_type == AnomalyRaised.TOPIC
-    ):  # what another service saw is no event to replay
+    if event_type not in BY_TOPIC or event_type == AnomalyRaised.TOPIC:  # what another service saw is no event
         repairs = tuple(r for r in repairs if r is not Repair.REPLAY)
     return (*repairs, Repair.DISMISS)
 

@@ -190,10 +190,13 @@ where (coalesce(i.outcome, '') = 'waiting') <> (w.order_no is not null)
 order by order_no, event_id;
 
 -- name: taken_from_topics(topics)
--- Commands are claimed in the inbox too, under types that are no topics.
+-- Commands are claimed in the inbox too, under types that are no topics; so is evidence that a person has applied.
 select order_no, event_id from order_log where type = any(:topics::text[])
 union
-select order_no, event_id from inbox where outcome in ('waiting', 'parked');
+select order_no, event_id
+from inbox
+left join anomaly a using (order_no, event_id)
+where outcome in ('waiting', 'parked') and (a.type is null or a.type = any(:topics::text[]));
 
 -- name: known_facts(event_ids)
 select event_id from callback_memory where event_id = any(:event_ids::text[]);
