@@ -131,7 +131,7 @@ async def test_a_run_that_died_between_cutting_off_and_dropping_is_finished_by_t
     assert not {f"order_log_{MONTH}", f"inbox_{MONTH}"} & await months(conn)
 
 
-async def test_keys_letters_and_evidence_go_when_they_are_old_and_finished(
+async def test_keys_attempts_letters_and_evidence_go_when_they_are_old_and_finished(
     conn: asyncpg.Connection, owner: asyncpg.Connection
 ) -> None:
     order_no = await reserved(conn)
@@ -141,6 +141,8 @@ async def test_keys_letters_and_evidence_go_when_they_are_old_and_finished(
     await owner.execute(
         """insert into idempotency select 'shop', 'ship', n::text, '', 202, '', now() - n * interval '10 days'
            from generate_series(1, 5) n;
+           insert into access_log (order_no, request_id, route, caller, status, at)
+           values ('x', '1', 'ship', 'shop', 202, now() - interval '190 days'), ('x', '2', 'ship', 'shop', 202, now());
            insert into dead_letter (origin, topic, consumer_group, headers, body, reason, attempts, failed_at,
                                     sent_before, resolved_at)
            select 't-0-' || n, 't', 'g', '[]', '', 'r', 1, now() - interval '1 year', 0,
@@ -156,10 +158,11 @@ async def test_keys_letters_and_evidence_go_when_they_are_old_and_finished(
 
     assert dry == wet == [
         Line("idempotency keys", 2),
+        Line("attempts in the access log", 1),
         Line("finished dead letters", 2),
         Line("evidence of resolved anomalies", 1),
     ]  # fmt: skip
-    assert [line.rows for line in again or []] == [0, 0, 0]
+    assert [line.rows for line in again or []] == [0, 0, 0, 0]
     assert await conn.fetchval("select count(*) from dead_letter where resolved_at is null") == 1
     left = await conn.fetch("select evidence::text from anomaly order by id")
     assert [row[0] != "{}" for row in left] == [True, False, True]
@@ -177,4 +180,4 @@ async def test_one_run_leads_and_another_leaves_it_alone(owner: asyncpg.Connecti
 async def test_the_service_itself_may_remove_nothing(conn: asyncpg.Connection) -> None:
     assert SESSION["idle_in_transaction_session_timeout"]  # which the owner's run does not need: it opens none
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await enforce(conn, Keep(*[timedelta(0)] * 4), now=NOW)
+        await enforce(conn, Keep(*[timedelta(0)] * 5), now=NOW)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Self
 
 import asyncpg
-from fastapi import Depends, FastAPI, Query, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from redis.asyncio import Redis
 
@@ -78,18 +78,20 @@ def create(*, pool: asyncpg.Pool, redis: Redis, clock: Clock, health: Health, se
     )
 
     @app.post("/v1/orders", status_code=201, tags=["orders"], summary="Reserve an order_no before the customer pays")
-    async def _reserve(body: ReserveBody, response: Response) -> dict[str, Any]:
+    async def _reserve(request: Request, body: ReserveBody, response: Response) -> dict[str, Any]:
         wanted = Reservation(**{name: getattr(body, name) for name in ReserveBody.model_fields})
         try:
             async with pool.acquire() as conn:
                 order_no, new = await reserve(conn, wanted, now=clock.now(), patience=settings.patience)
         except ReservationDiffers as error:
+            request.state.order_no = error.order_no
             raise Problem(
                 409,
                 "reservation-differs",
                 "This external_order_id is reserved already, for other goods or another amount.",
                 order_no=error.order_no,
             ) from None
+        request.state.order_no = order_no
         tracing.tag_order(order_no)
         response.status_code = 201 if new else 200
         return {"order_no": order_no}

@@ -41,6 +41,7 @@ class Keep:
     """How long what is kept."""
 
     keys: timedelta
+    attempts: timedelta
     letters: timedelta
     evidence: timedelta
     orders: timedelta
@@ -86,6 +87,7 @@ async def enforce(conn: asyncpg.Connection, keep: Keep, *, now: datetime, dry_ru
 async def _rows(conn: asyncpg.Connection, keep: Keep, now: datetime, dry_run: bool) -> AsyncIterator[Line]:
     for what, table, old, forget, age in (
         ("idempotency keys", "idempotency", _sql.old_keys, _sql.forget_keys, keep.keys),
+        ("attempts in the access log", "access_log", _sql.old_attempts, _sql.forget_attempts, keep.attempts),
         ("finished dead letters", "dead_letter", _sql.old_letters, _sql.forget_letters, keep.letters),
         ("evidence of resolved anomalies", "anomaly", _sql.old_evidence, _sql.forget_evidence, keep.evidence),
     ):

@@ -15,6 +15,14 @@ with gone as (
 -- name: old_keys(before)$
 select count(*) from idempotency where created_at < :before;
 
+-- name: forget_attempts(first, last, before)$
+with gone as (
+    delete from access_log where ctid >= :first::tid and ctid < :last::tid and at < :before returning 1
+) select count(*) from gone;
+
+-- name: old_attempts(before)$
+select count(*) from access_log where at < :before;
+
 -- name: forget_letters(first, last, before)$
 with gone as (
     delete from dead_letter where ctid >= :first::tid and ctid < :last::tid and resolved_at < :before returning 1

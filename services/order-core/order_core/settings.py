@@ -58,6 +58,9 @@ class RetentionSettings(Settings):
     model_config = area("RETENTION")
 
     key_days: Annotated[int, Field(ge=30)] = Field(30, description="how long a key's answer is kept")
+    access_log_days: Annotated[int, Field(ge=30)] = Field(
+        180, description="how long every attempt at a change stays in the access log"
+    )
     dead_letter_days: Annotated[int, Field(ge=1)] = Field(90, description="how long resolved dead letters are kept")
     evidence_days: Annotated[int, Field(ge=1)] = Field(
         180, description="how long an anomaly's evidence is kept once it is resolved"
@@ -70,7 +73,7 @@ class RetentionSettings(Settings):
 
     @property
     def keep(self) -> Keep:
-        days = (self.key_days, self.dead_letter_days, self.evidence_days, self.order_days)
+        days = (self.key_days, self.access_log_days, self.dead_letter_days, self.evidence_days, self.order_days)
         return Keep(*(timedelta(days=n) for n in days))
 
 
