@@ -1,9 +1,12 @@
 """Money back: what moves an order, what only stands in its log, and what the database itself refuses."""
 
+from pathlib import Path
+
 import asyncpg
 import orjson
 import pytest
 
+import order_core
 from order_core.apply import CommandRefused, Outcomes, apply
 from order_core.orders import Incoming
 from orderloop.events import RefundRequested, SettlementRequested, SettlementStatus
@@ -24,6 +27,8 @@ from tests.support.orders import (
     shipped,
     tracked,
 )
+
+CLAIMING = Path(order_core.__file__).parent / "migrations/0007_what_goes_back_is_claimed.sql"
 
 
 async def applied(conn: asyncpg.Connection, *events: Incoming) -> Outcomes:
@@ -310,6 +315,26 @@ async def test_no_more_goes_back_than_came_whatever_the_code_thinks(
         await applied(conn, refund_asked(order_no, 901, key="2"))
     with pytest.raises(asyncpg.CheckViolationError, match="no_more_goes_back_than_came"):
         await conn.execute("update payment set refunded_fen = 901")
+
+
+async def test_what_was_going_back_before_there_were_claims_is_claimed_by_the_migration(
+    conn: asyncpg.Connection, order_core: Database
+) -> None:
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no, "1"), paid(order_no, "2"), paid(order_no, "3"))
+    await applied(conn, refund_asked(order_no, transaction=("wechat", "2"), key="2"))
+    await applied(conn, refund_asked(order_no, transaction=("wechat", "3"), key="3"))
+    await applied(conn, refund_told(order_no, 2, "CLOSED", transaction_id="3"))
+    owner = await asyncpg.connect(order_core.owner_url)
+    try:
+        await owner.execute("delete from payment_claim where transaction_id <> '1'")
+        for _ in range(2):
+            await owner.execute(CLAIMING.read_text(encoding="utf-8"))
+    finally:
+        await owner.close()
+
+    rows = await conn.fetch("select transaction_id, order_no from payment_claim order by 1")
+    assert [tuple(row) for row in rows] == [("1", order_no), ("2", order_no)]
 
 
 async def test_a_refund_and_its_answer_in_one_batch_with_the_payment(conn: asyncpg.Connection) -> None:

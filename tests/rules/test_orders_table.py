@@ -18,7 +18,9 @@ WRITERS = {
 
 @pytest.mark.parametrize("table", WRITERS)
 def test_one_file_writes_what_an_order_is(table: str) -> None:
+    """Of what runs: a migration may carry rows over."""
     files = [*python(SHARED, LAB, *SERVICES.values()), *sql(SHARED, LAB, *SERVICES.values())]
+    files = [file for file in files if file.parent.name != "migrations"]
     assert [file for file in files if writes(file.read_text(encoding="utf-8"), table)] == [WRITERS[table]]
 
 
