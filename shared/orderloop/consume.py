@@ -27,7 +27,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from . import kafka, metrics, outbox, tracing
-from .envelope import Envelope
+from .envelope import Envelope, Headers
 from .errors import MalformedEvent, Permanent, Transient, is_transient, reason
 from .events import BY_TOPIC, Event
 from .failpoints import failpoint
@@ -321,15 +321,22 @@ def _origin(record: Record) -> str:
 
 
 def _receive(topic: str, record: Record) -> Received:
-    """Raises MalformedEvent."""
     received_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-    envelope = Envelope.from_headers(record.headers, key=record.key, received_at=received_at)
+    envelope, event = decode(topic, record.headers, record.key, record.value or b"", received_at=received_at)
+    return Received(envelope, event, record, envelope.traceparent)
+
+
+def decode(
+    topic: str, headers: Headers, key: bytes | None, body: bytes, *, received_at: datetime
+) -> tuple[Envelope, Event]:
+    """The event that a record of `topic` is, for every consumer of the house. Raises MalformedEvent."""
+    envelope = Envelope.from_headers(headers, key=key, received_at=received_at)
     if envelope.type != topic:
         raise MalformedEvent(f"ce_type is not {topic}")
-    event = BY_TOPIC[topic].decode(record.value or b"")
+    event = BY_TOPIC[topic].decode(body)
     if event.order_no != envelope.subject:
         raise MalformedEvent("the body's order_no differs from the record's key")
-    return Received(envelope, event, record, envelope.traceparent)
+    return envelope, event
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import asyncpg
+import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from order_core import dead_letters
@@ -18,9 +19,11 @@ NOBODY = f"{NOW:%y%m%d%H%M%S}ZZZZZZZZZZZZ"
 LETTERS = letters_of(PAYMENT_NOTIFIED, "order-core")
 
 
-def letter(body: bytes, *, offset: int = 0, sent: int | None = None) -> ConsumerRecord[bytes | None, bytes | None]:
+def letter(
+    body: bytes, *, offset: int = 0, sent: int | None = None, topic: str = PAYMENT_NOTIFIED
+) -> ConsumerRecord[bytes | None, bytes | None]:
     """As a consumer parks it."""
-    headers = Envelope("wechat:1:paid", "/payment-callback", PAYMENT_NOTIFIED, NOW, NOBODY).headers()
+    headers = Envelope("wechat:1:paid", "/payment-callback", topic, NOW, NOBODY).headers()
     told = [
         *headers,
         *([("dlq_sent", str(sent).encode())] if sent is not None else []),
@@ -73,11 +76,39 @@ async def test_a_letter_is_sent_again_with_its_own_bytes_once(conn: asyncpg.Conn
     assert "dlq_origin" not in row["record"]
 
 
-async def test_a_letter_that_still_does_not_decode_stays(conn: asyncpg.Connection) -> None:
-    [number] = await kept(conn, letter(b"{"))
+@pytest.mark.parametrize(
+    ("body", "topic"),
+    [
+        (b"{", PAYMENT_NOTIFIED),
+        (paid(NOBODY.replace("Z", "Y")).body.encode(), PAYMENT_NOTIFIED),  # type: ignore[union-attr]
+        (paid(NOBODY).body.encode(), WAYBILL_CREATED),  # type: ignore[union-attr]
+    ],
+    ids=["no JSON", "another order", "another type"],
+)
+async def test_a_letter_that_every_consumer_would_refuse_again_stays(
+    conn: asyncpg.Connection, body: bytes, topic: str
+) -> None:
+    [number] = await kept(conn, letter(body, topic=topic))
 
+    assert await again(conn, number, dry_run=True) == [(False, False)]
     assert await again(conn, number) == [(False, False)]
     assert await conn.fetchval("select count(*) from outbox") == 0
+
+
+async def test_a_letter_that_is_of_no_use_is_put_away_by_name_and_with_a_reason(conn: asyncpg.Connection) -> None:
+    useless, useful = sorted(await kept(conn, letter(b"{"), letter(paid(NOBODY).body.encode(), offset=1)))  # type: ignore[union-attr]
+    assert await again(conn, useful) == [(True, True)]
+
+    async with conn.transaction():
+        dismissed = await dead_letters.dismiss(conn, [useless, useful], by="ops:li", why="a test's", now=NOW)
+
+    assert dismissed == [useless]
+    rows = await dead_letters.page(conn, topic=None, group=None, is_open=False, before=None, most=50)
+    assert [(row["resolved_by"], row["resolution"]) for row in rows] == [
+        ("ops:li", "sent again: the producer is mended"),
+        ("ops:li", "dismissed: a test's"),
+    ]
+    assert await again(conn, useless) == [(False, False)]
 
 
 async def test_a_letter_that_comes_back_again_and_again_is_not_sent_for_ever(conn: asyncpg.Connection) -> None:

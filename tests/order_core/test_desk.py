@@ -594,6 +594,29 @@ async def test_the_list_is_read_page_by_page(desk: httpx.AsyncClient, conn: asyn
     assert sorted((n for page in pages for n in page), reverse=True) == [n for page in pages for n in page]
 
 
+async def test_a_dead_letter_is_tried_again_and_put_away_once_per_key(
+    desk: httpx.AsyncClient, conn: asyncpg.Connection
+) -> None:
+    await conn.execute(
+        """insert into dead_letter (origin, topic, consumer_group, headers, body, reason, attempts, failed_at, sent_before)
+           values ('t-0-1', 'orderloop.payment-notified.v1', 'order-core', '[]', '', 'MalformedEvent', 1, now(), 0)"""
+    )
+    [letter] = (await desk.get("/v1/dead-letters")).json()["items"]
+    wish, key = {"ids": [letter["id"]], "reason": "a test's"}, {"Idempotency-Key": str(uuid4())}
+
+    dry = await desk.post("/v1/dead-letters/redrive", json=wish | {"dry_run": True})
+    wet = await desk.post("/v1/dead-letters/redrive", json=wish, headers=key)
+    away = [await desk.post("/v1/dead-letters/dismiss", json=wish, headers=key) for _ in range(2)]
+    keyless = await desk.post("/v1/dead-letters/dismiss", json=wish)
+
+    assert dry.json() == wet.json()
+    assert wet.json()["letters"][0]["why_not"].startswith("every consumer would refuse it again")
+    assert [answer.json() for answer in away] == [{"dismissed": [letter["id"]]}] * 2
+    assert keyless.status_code == 400
+    assert (await desk.get("/v1/dead-letters", params={"open": True})).json()["items"] == []
+    assert await conn.fetchval("select count(*) from access_log where order_no = 'dead-letters'") == 5
+
+
 async def test_an_id_that_a_foreign_producer_uses_again_is_an_anomaly_and_changes_nothing(
     conn: asyncpg.Connection,
 ) -> None:

@@ -16,10 +16,8 @@ import structlog
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 
-from orderloop import kafka, outbox
-from orderloop.envelope import Envelope
+from orderloop import consume, kafka, outbox
 from orderloop.errors import MalformedEvent, is_transient, reason
-from orderloop.events import BY_TOPIC
 from orderloop.postgres import Connection
 from orderloop.settings import KafkaSettings
 from orderloop.topics import DEAD_LETTERS, GROUPS
@@ -120,6 +118,13 @@ async def send_again(
     return verdicts
 
 
+async def dismiss(conn: Connection, ids: Sequence[int], *, by: str, why: str, now: datetime) -> list[int]:
+    """Put letters away that nobody will ever send again; returns those that were still open."""
+    dismissed = [row["id"] async for row in _sql.whole(conn, ids=list(ids)) if row["resolved_at"] is None]
+    await _sql.resolve(conn, ids=dismissed, by=by, resolution=f"dismissed: {why}", now=now)
+    return dismissed
+
+
 def _again(row: Mapping[str, Any], now: datetime) -> outbox.DeadLetter:
     headers = [(name, value) for name, value in _unpacked(row["headers"]) if not name.startswith("dlq_")]
     return outbox.DeadLetter(
@@ -135,14 +140,14 @@ def _again(row: Mapping[str, Any], now: datetime) -> outbox.DeadLetter:
 def _why_not(row: Mapping[str, Any]) -> str | None:
     """Why sending it again makes no sense; None when nothing speaks against it."""
     if row["resolved_at"] is not None:
-        return "it has been sent again already"
+        return f"it has been put away already: {row['resolution']}"
     if row["sent_before"] >= _MOST_SENT:
         return f"it has been sent {row['sent_before']} times and failed each time"
     try:
-        Envelope.from_headers(_unpacked(row["headers"]), key=row["record_key"], received_at=row["failed_at"])
-        BY_TOPIC[row["topic"]].decode(row["body"])
+        headers = _unpacked(row["headers"])
+        consume.decode(row["topic"], headers, row["record_key"], row["body"], received_at=row["failed_at"])
     except MalformedEvent as error:
-        return f"it still does not decode: {error}"
+        return f"every consumer would refuse it again: {error}"
     return None
 
 

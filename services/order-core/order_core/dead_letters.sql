@@ -19,8 +19,9 @@ order by id desc
 limit :most;
 
 -- name: whole(ids)
--- Sorted and locked: of two people who send the same letters again, one finds them sent.
-select id, origin, topic, consumer_group, record_key, headers::text as headers, body, failed_at, sent_before, resolved_at
+-- Sorted and locked: of two people who put the same letters away, one finds them put away.
+select id, origin, topic, consumer_group, record_key, headers::text as headers, body, failed_at, sent_before, resolved_at,
+       resolution
 from dead_letter
 where id = any(:ids::bigint[])
 order by id

@@ -40,11 +40,14 @@ class WishBody(BaseModel):
     )
 
 
-class SendBody(BaseModel):
+class LettersBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ids: Annotated[tuple[Annotated[int, Field(ge=1, le=2**63 - 1)], ...], Field(min_length=1, max_length=200)]
     reason: Reason
+
+
+class SendBody(LettersBody):
     dry_run: bool = Field(False, description="only say what would be sent, and what would not and why")
 
 
@@ -117,6 +120,22 @@ def create(pool: asyncpg.Pool, clock: Clock, patience: Patience) -> APIRouter:
                 async with conn.transaction():
                     return answered(commands.answer(200, await send()))
             return answered(await commands.once(conn, asked, send))
+
+    @router.post(
+        "/v1/dead-letters/dismiss", status_code=202, tags=["desk"], summary="Put records away that nobody can use"
+    )
+    async def _dismiss(
+        request: Request, body: LettersBody, key: IdempotencyKey = None, caller: Caller = "anonymous"
+    ) -> Response:
+        asked = await command(request, "dead-letters", key, caller)
+
+        async with pool.acquire() as conn:
+
+            async def put_away() -> Mapping[str, Any]:
+                now = clock.now()
+                return {"dismissed": await dead_letters.dismiss(conn, body.ids, by=caller, why=body.reason, now=now)}
+
+            return answered(await commands.once(conn, asked, put_away))
 
     return router
 
