@@ -132,7 +132,7 @@ async def campaign(folder: Path, *, n: int, seed: int, progress: Progress) -> Ve
                 answers = await asyncio.gather(*map(one, stories))
             resting = await street.until_rest()
             money = await street.money()
-        report = await invariants.check(invariants.World.of(lab, simulators=("wechat", "bank")))
+        report = await invariants.check(invariants.World.of(lab, simulators=("wechat", "alipay", "bank")))
     # What somebody asks for first is always possible: who refuses everything would be right about all money.
     refused = [
         f"story {story.external_order_id}: the first act was answered {answered[0]}"
