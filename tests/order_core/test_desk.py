@@ -598,7 +598,8 @@ async def test_a_dead_letter_is_tried_again_and_put_away_once_per_key(
     desk: httpx.AsyncClient, conn: asyncpg.Connection
 ) -> None:
     await conn.execute(
-        """insert into dead_letter (origin, topic, consumer_group, headers, body, reason, attempts, failed_at, sent_before)
+        """insert into dead_letter
+               (origin, topic, consumer_group, headers, body, reason, attempts, failed_at, sent_before)
            values ('t-0-1', 'orderloop.payment-notified.v1', 'order-core', '[]', '', 'MalformedEvent', 1, now(), 0)"""
     )
     [letter] = (await desk.get("/v1/dead-letters")).json()["items"]

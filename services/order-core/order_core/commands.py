@@ -46,6 +46,7 @@ REASONS: Mapping[str, str] = {
     "settled-and-refunded": "The money has gone both ways: get one of the two back, then dismiss.",
     "settlement-differs": "The bank speaks of another amount than this order has asked it to settle.",
     "settlement-not-requested": "This order has not asked for that settlement: let its receipt be confirmed first.",
+    "settlement-under-way": "The bank has another settlement of this order: ask again after its last word.",
     "transaction-reused": "Another order lives on that transaction, or it was asked to go back: look at that order.",
 }
 

@@ -54,7 +54,7 @@ def ask(order: Order, cause: Incoming, body: AskRefund) -> Outcome:
             order, cause, states.Event.REFUND_HELD, after=after, detail=_detail(held), money_fen=amount_fen
         )
         # A completed order waits for nothing more; but a second instruction may pay out what this would give back.
-        return replace(outcome, reason="settlement-under-way") if isinstance(outcome, Refused) else outcome
+        return Refused(cause, "settlement-under-way") if isinstance(outcome, Refused) else outcome
     return _asked(order, cause, payment, refund)
 
 
