@@ -412,6 +412,16 @@ PLANTED: dict[str, tuple[str, str]] = {
         "order_core",
         "delete from payment_claim where order_no = '{completed}'",
     ),
+    "I14 money goes back that its order has not claimed": (
+        "order_core",
+        """insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
+           select order_no, 'card', 'twice', mchid, amount_fen, currency, paid_at, false
+           from payment where order_no = '{completed}';
+           insert into refund (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason,
+                               asked_at, changed_at)
+           select order_no, order_no || '_R1', channel, transaction_id, amount_fen, 'asked', false, '', now(), now()
+           from payment where transaction_id = 'twice'""",
+    ),
     "I14 more is refunded than was applied": (
         "payment_callback",
         """insert into callback_memory (event_id, order_no, topic, occurred_at, body)
