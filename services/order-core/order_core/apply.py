@@ -156,17 +156,22 @@ class _Batch:
         return self.kept - self._unapplied
 
     def settle(self, event: Incoming) -> None:
-        """Decide one event; after each change what follows from it, and then everything that waits for the order.
+        """Decide one event, and after a change everything that follows from it or waits for the same order."""
+        change = self._decide(event)
+        if change is not None and (change.follow or self._queue):
+            self._go_on(change)
 
-        In a loop: how many events wait for an order is not ours to limit.
-        """
-        order_no = event.order_no
-        following, waiting = [event], list[Incoming]()
-        while following or waiting:
-            change = self._decide((following or waiting).pop())
+    def _go_on(self, change: Change | None) -> None:
+        """After each change what follows from it, and then what waits. A loop: how much waits is not ours to limit."""
+        following: list[Incoming] = []
+        waiting: list[Incoming] = []
+        while True:
             if change is not None:
-                following.extend(reversed(change.follow))
-                waiting = [*reversed(queue.values())] if (queue := self._queue.get(order_no)) else []
+                following += reversed(change.follow)
+                waiting = [*reversed(self._queue.get(change.after.order_no, {}).values())]
+            if not (following or waiting):
+                return
+            change = self._decide((following or waiting).pop())
 
     def _decide(self, event: Incoming) -> Change | None:
         key = event.key
