@@ -98,6 +98,27 @@ MUTANTS = (
         "on conflict (order_no, event_id) do nothing",
     ),
     _mutant(
+        "money that was asked to go back is claimed by nobody",
+        "tests/order_core/test_desk.py::test_money_that_was_asked_to_go_back_pays_no_other_order",
+        f"{_CORE}/store.sql",
+        "    where state in ('held', 'asked')\n",
+        "    where false\n",
+    ),
+    _mutant(
+        "one channel's notice puts away the other's missing one",
+        f"{_APPLY}_evidence_of_a_missing_notice_is_put_away_by_that_payment_alone",
+        f"{_CORE}/store.sql",
+        "                  is not distinct from (c.detail::json->>'channel', c.detail::json->>'transaction_id')\n",
+        "                  is not null\n",
+    ),
+    _mutant(
+        "what an applied event leaves for a person is put away with its own anomaly",
+        "tests/order_core/test_timeouts.py::test_what_an_event_leaves_for_a_person_stays_though_its_own_anomaly_ends",
+        f"{_CORE}/orders.py",
+        'event_id = f"{self.cause.event_id}#{self.anomaly}"',
+        "event_id = self.cause.event_id",
+    ),
+    _mutant(
         "batches claim their events in whatever order",
         f"{_APPLY}_claims_that_overlap_in_any_order_never_deadlock",
         f"{_CORE}/store.py",
