@@ -130,7 +130,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 async def test_a_process_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path) -> None:
     async with own_home(tmp_path / "lab") as (home, supervisor):
-        with pytest.raises(LabError, match=r"sleeper ended while starting: .*no room.*sleeper\.log"):
+        with pytest.raises(LabError, match=r"sleeper ended while starting \(1\): .*no room.*sleeper\.log"):
             await supervisor.start(sleeper(home, "raise SystemExit('no room')", url="http://127.0.0.1:9/livez"))
 
 

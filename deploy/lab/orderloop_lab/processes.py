@@ -31,6 +31,7 @@ _OUR_SETTINGS = ("ORDERLOOP_", "SIM_", "FAILPOINT")
 
 # Children of this very process: only their parent can reap them, so they are kept until they have ended.
 _children: dict[int, subprocess.Popen[bytes]] = {}
+_exit_codes: dict[int, int] = {}  # of those that have; negative for a signal
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,8 @@ class _Record:
         _reap()
         try:
             process = psutil.Process(self.pid)
-            return process if process.cwd() == self.command.folder else None
+            # A child keeps its pid until it is reaped, which is when all its threads are gone and its ports free.
+            return process if self.pid in _children or process.cwd() == self.command.folder else None
         except psutil.Error:  # gone, a zombie, or somebody else's
             return None
 
@@ -186,7 +188,8 @@ class Supervisor:
         deadline = time.monotonic() + command.ready_seconds
         while command.url and not await answers(command.url):
             if record.process() is None:
-                raise LabError(f"{command.name} ended while starting: {self._last_words(command.name)}")
+                how = f" ({_exit_codes[record.pid]})" if record.pid in _exit_codes else ""
+                raise LabError(f"{command.name} ended while starting{how}: {self._last_words(command.name)}")
             if time.monotonic() > deadline:
                 raise LabError(
                     f"{command.name} does not answer at {_without_password(command.url)} "
@@ -265,8 +268,9 @@ def _sweep(folder: str) -> None:
 
 def _reap() -> None:
     """Let go of the children that have ended."""
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+    for pid, code in [(pid, code) for pid, child in _children.items() if (code := child.poll()) is not None]:
         del _children[pid]
+        _exit_codes[pid] = code
 
 
 def _memory(process: psutil.Process) -> int:
