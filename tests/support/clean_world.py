@@ -315,21 +315,22 @@ async def publish(bootstrap: str, prefix: str, records: Sequence[Sent]) -> None:
             )
 
 
-async def offsets(bootstrap: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
+async def offsets(bootstrap: str, topics: Sequence[str], partitions: int = PARTITIONS) -> dict[TopicPartition, int]:
     """Where the topics end."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
-        partitions = [TopicPartition(name, n) for name in topics for n in range(PARTITIONS)]
-        consumer.assign(partitions)  # learns of all topics at once
-        return await consumer.end_offsets(partitions)
+        every = [TopicPartition(name, n) for name in topics for n in range(partitions)]
+        consumer.assign(every)  # learns of all topics at once
+        return await consumer.end_offsets(every)
     finally:
         await consumer.stop()
 
 
-async def read_topics(bootstrap: str, prefix: str) -> list[Sent]:
+async def read_topics(bootstrap: str, prefix: str, partitions: int = PARTITIONS) -> list[Sent]:
     """Everything, each partition in its order."""
-    ends = {at: end for at, end in (await offsets(bootstrap, [prefix + name for name in CONTRACT])).items() if end}
+    found = await offsets(bootstrap, [prefix + name for name in CONTRACT], partitions)
+    ends = {at: end for at, end in found.items() if end}
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     records: list[Sent] = []
