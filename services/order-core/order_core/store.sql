@@ -112,6 +112,7 @@ with kept as (
       and not exists (select from payment_claim held
                       where (held.channel, held.transaction_id, held.order_no)
                           = (k.channel, k.transaction_id, k.order_no))
+    order by channel, transaction_id
 )
 insert into refund (order_no, out_refund_no, channel, transaction_id, amount_fen, state, whole, reason, refund_id,
                     asked_at, changed_at)
