@@ -246,6 +246,19 @@ async def test_a_failed_settlement_keeps_the_order_and_calls_a_person(conn: asyn
     assert await status(conn, order_no) == "completed"
 
 
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_money_in_the_bank_stays_there_whatever_attempt_is_still_under_way(
+    conn: asyncpg.Connection, attempt: int
+) -> None:
+    """The bank pays an instruction once. A completed order that waits for the bank would hold its refunds for ever."""
+    order_no = await reserved(conn)
+    await applied(conn, paid(order_no), labelled(order_no), confirmed(order_no), settled(order_no))
+
+    await applied(conn, settled(order_no, SettlementStatus.PROCESSING, attempt=attempt))
+
+    assert await conn.fetchval("select state from instruction") == "success"
+
+
 async def test_a_settlement_that_nobody_asked_for_completes_nothing(conn: asyncpg.Connection) -> None:
     order_no = await reserved(conn)
 

@@ -85,7 +85,7 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
             event, state = states.Event.SETTLEMENT_FAILED, InstructionState.FAILED
         case _:
             assert_never(body.status)
-    if state is InstructionState.PROCESSING and not instruction.at_the_bank and body.attempt <= instruction.asked:
+    if state is InstructionState.PROCESSING and _has_ended(instruction, body.attempt):
         state = instruction.state  # published before the last word, read after it
     # What is answered was asked for, even if a restored database knows nothing of it: a next attempt comes after it.
     heard = replace(instruction, state=state, asked=max(instruction.asked, body.attempt))
@@ -100,6 +100,12 @@ def told(order: Order, cause: Incoming, body: SettlementResult) -> Outcome:
         follow=() if state is InstructionState.PROCESSING else _released(order, cause),
     )
     return _remembered(outcome, order, instruction, heard) if isinstance(outcome, Parked) else outcome
+
+
+def _has_ended(instruction: Instruction, attempt: int) -> bool:
+    """The bank pays an instruction once, so SUCCESS ends it for every attempt; FAILED ends those asked for by then."""
+    failed = instruction.state is InstructionState.FAILED and attempt <= instruction.asked
+    return failed or instruction.state is InstructionState.SUCCESS
 
 
 def _remembered(parked: Parked, order: Order, before: Instruction, heard: Instruction) -> Parked:
