@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -19,6 +20,11 @@ from orderloop_lab.progress import steps
 from orderloop_lab.topics import CONTRACT, create_topics, delete_topics
 from tests.support import sessions
 from tests.support.databases import Database, Databases
+
+# The same examples on every machine; `--hypothesis-profile=nightly` plays others, and many more of them.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("nightly", max_examples=5000, deadline=None, database=None, print_blob=True)
+settings.load_profile("suite")
 
 
 class _OneLab(LoadFileScheduling):

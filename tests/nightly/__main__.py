@@ -33,11 +33,13 @@ def steps() -> dict[str, tuple[str, ...]]:
         *(sys.executable, "-m", "pytest", "-q"),
         *("tests/e2e/test_callbacks_without_kafka.py", "tests/e2e/test_recovery.py"),
     )
+    life = (sys.executable, "-m", "pytest", "-q", "--hypothesis-profile=nightly", "tests/order_core/test_life.py")
     # some 20 GB of disk for a while
     bench = (sys.executable, "-m", "tests.bench", "payments", "lives", "--existing", "10000000")
     return {
         **campaigns,
         "outages": outages,
+        "an order's life, 15,000 times": life,
         "bench beside 10 million orders": (*bench, "--out", "build/bench-nightly.json"),
         "mutants": (sys.executable, "-m", "tests.mutants"),
     }

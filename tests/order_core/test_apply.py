@@ -435,7 +435,7 @@ _numbers = itertools.count()
 
 
 @given(story=_story(), cuts=st.lists(st.integers(0, 20), max_size=4))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_how_a_story_is_cut_into_batches_makes_no_difference(
     order_core: Database, story: list[tuple[str, int]], cuts: list[int]
 ) -> None:

@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=40)
 
 
 def orders() -> Iterator[Order]:

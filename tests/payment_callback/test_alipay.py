@@ -46,7 +46,7 @@ def test_an_authentic_notice_passes_in_its_own_charset_with_or_without_empty_val
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_changed_byte_is_refused(channel: Alipay, alipay: Keys, data: st.DataObject) -> None:
     sent = send(alipay, trade())
     place = data.draw(st.integers(0, len(sent.body) - 1))
@@ -197,7 +197,7 @@ def test_a_form_that_is_not_in_its_charset_is_malformed(
 
 
 @given(fields=st.dictionaries(st.sampled_from([*refund()]), st.text(st.characters(codec="utf-8"), max_size=80)))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_authentic_form_ends_in_anything_but_a_notice_or_a_refusal(
     channel: Alipay, alipay: Keys, fields: dict[str, str]
 ) -> None:

@@ -214,7 +214,7 @@ def test_a_signature_that_is_none_is_refused(channel: WeChat, keys: Keys, signat
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_bit_is_refused(channel: WeChat, keys: Keys, data: st.DataObject) -> None:
     sent = send(keys, transaction(), at=AT, nonce="5K8264ILTKCH16CQ2502SI8ZNMTM67VS")
     part = data.draw(st.sampled_from(["body", "wechatpay-signature", "wechatpay-timestamp", "wechatpay-nonce"]))
@@ -467,7 +467,7 @@ def test_a_broken_tag_another_key_or_other_associated_data_do_not_decrypt(channe
 
 @pytest.mark.parametrize("part", ["ciphertext", "tag", "nonce", "associated_data"])
 @given(data=st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_bit_below_the_signature_does_not_decrypt(
     channel: WeChat, keys: Keys, part: str, data: st.DataObject
 ) -> None:
@@ -521,7 +521,7 @@ def test_a_body_that_is_no_envelope_is_malformed(channel: WeChat, keys: Keys, bo
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_authentic_content_ends_in_anything_but_a_notice_or_a_refusal(
     channel: WeChat, keys: Keys, shape: str, data: st.DataObject
 ) -> None:
