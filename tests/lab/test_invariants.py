@@ -22,12 +22,12 @@ from orderloop.topics import ORDER_CHANGED, PAYMENT_NOTIFIED
 from orderloop_lab import __main__ as command_line
 from orderloop_lab import databases as lab_databases
 from orderloop_lab.errors import LabError
-from orderloop_lab.invariants import Broker, Report, World, check
+from orderloop_lab.invariants import Broker, Report, World, check, topics
 from orderloop_lab.invariants.books import replay
 from orderloop_lab.simulators import alipay_keys, wechat_keys
 from orderloop_lab.topics import delete_topics
 from tests.support.bank import signed
-from tests.support.clean_world import NONSENSE, CleanWorld, Rewrite, Sent
+from tests.support.clean_world import NONSENSE, CleanWorld, Rewrite, Sent, create_small_topics
 from tests.support.databases import Databases
 from tests.support.orders import paid
 from tests.support.payment_callback import CALLBACK, Process
@@ -619,6 +619,16 @@ async def test_what_is_wrong_many_times_is_counted_and_the_first_are_named(copie
     assert "I1: and 30 more" in printed.getvalue()
     assert printed.getvalue().endswith("invariants: 11 checked, 50 violations\n")
     assert json.dumps(report.as_json())
+
+
+async def test_topics_without_a_record_are_read_to_their_end(kafka_bootstrap: str) -> None:
+    broker = Broker(kafka_bootstrap, f"e{secrets.token_hex(4)}.")
+    await create_small_topics(broker.bootstrap, broker.prefix)
+
+    there = await topics.look(broker)
+
+    assert await topics.read(broker, there, there, set()) == topics.Testimony()
+    await delete_topics(broker.bootstrap, broker.prefix)
 
 
 async def test_a_simulator_that_is_away_is_named(clean: CleanWorld) -> None:

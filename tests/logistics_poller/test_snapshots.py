@@ -14,8 +14,8 @@ from logistics_poller.schedule import Plans
 from logistics_poller.snapshots import Snapshots, connect
 from orderloop.health import Health
 from orderloop.http import create_app
+from orderloop_lab.home import free_port
 from tests.support.logistics import HOUR, MovableClock, Outside, new_order, take_in, waybill_created
-from tests.support.simulator import free_port
 
 
 @pytest_asyncio.fixture

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from orderloop import postgres
 from orderloop.settings import HttpSettings, PostgresSettings
+from orderloop_lab.home import free_port
 from orderloop_lab.simulators.wechat_keys import Keys
 from payment_callback import credential
 from payment_callback.app import build
@@ -33,7 +34,7 @@ from payment_callback.settings import CallbackSettings
 from tests.support.databases import Databases
 from tests.support.merchant import wechat_gateway
 from tests.support.payment_callback import CALLBACK, Process
-from tests.support.simulator import SimulatorProcess, free_port
+from tests.support.simulator import SimulatorProcess
 
 HOST = "pay.example.test"
 

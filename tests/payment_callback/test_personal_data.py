@@ -9,12 +9,12 @@ import asyncpg
 import httpx
 import pytest_asyncio
 
+from orderloop_lab.home import free_port
 from orderloop_lab.simulators.alipay_keys import open_keys as open_alipay_keys
 from orderloop_lab.simulators.wechat_keys import Keys
 from tests.support import alipay
 from tests.support.databases import Database
 from tests.support.payment_callback import Process
-from tests.support.simulator import free_port
 from tests.support.wechat import Sent, combined, refund, send, transaction
 
 OPENID, PHONE, NAME = "oCanaryCanaryCanaryCanary099", "13800009999", "金丝雀先生"

@@ -11,12 +11,13 @@ import pytest_asyncio
 
 from orderloop.events import BY_TOPIC, Cause, CloseRequested, Event, OrderChanged, RefundRequested
 from orderloop.settings import KafkaSettings
+from orderloop_lab.home import free_port
 from orderloop_lab.simulators.wechat_keys import MCHID, Keys
 from tests.support.databases import Database
 from tests.support.kafka import outgoing, produce, until
 from tests.support.merchant import simulator
 from tests.support.payment_callback import CALLBACK, Process
-from tests.support.simulator import SimulatorProcess, free_port
+from tests.support.simulator import SimulatorProcess
 
 ORDER_NO = "261122093015ABCDEFGH1234"
 

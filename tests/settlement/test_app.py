@@ -15,11 +15,11 @@ from orderloop import kafka, topics
 from orderloop.envelope import Envelope
 from orderloop.events import SettlementRequested
 from orderloop.settings import KafkaSettings
+from orderloop_lab.home import free_port
 from tests.settlement.conftest import PAID, House, request_for, until
 from tests.support.bank import SECRET, BankProcess
 from tests.support.databases import Database
 from tests.support.programs import Program
-from tests.support.simulator import free_port
 
 
 class Service:

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from orderloop.clock import SystemClock
+from orderloop_lab.home import free_port
 from settlement.answers import Instruction, NotFound, Payout, PayoutStatus, Told, Unknown
 from settlement.banks.generic import GenericBank
 from tests.settlement.conftest import PAID
 from tests.support.bank import SECRET, BankProcess
-from tests.support.simulator import free_port
 
 
 def instruction(order_no: str) -> Instruction:

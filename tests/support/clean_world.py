@@ -297,7 +297,13 @@ async def running(*jobs: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncGen
 
 
 async def _awaited(job: Awaitable[None]) -> None:
-    await job
+    """A job that something inside it cancels would end in silence, as a task group takes it for a wish."""
+    try:
+        await job
+    except asyncio.CancelledError as error:
+        if (task := asyncio.current_task()) is not None and not task.cancelling():
+            raise RuntimeError("a job was cancelled by something within it") from error
+        raise
 
 
 async def create_small_topics(bootstrap: str, prefix: str, names: Sequence[str] = CONTRACT) -> None:

@@ -24,9 +24,10 @@ from orderloop.consume import Received
 from orderloop.envelope import Envelope
 from orderloop.events import BY_TOPIC, Decision, Event, Item, Receiver, ShipmentRequested, WaybillCreated
 from orderloop.ids import new_order_no
+from orderloop_lab.home import free_port
 from tests.support.databases import Database
 from tests.support.programs import Program
-from tests.support.simulator import SimulatorProcess, free_port
+from tests.support.simulator import SimulatorProcess
 
 CUSTOMER, KEY, APP_KEY, SECRET = "CUSTOMER-1", "lab-key", "lab-app", "lab-secret"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -9,10 +9,10 @@ from typing import Self
 
 import httpx
 
+from orderloop_lab.home import free_port
 from orderloop_lab.simulators.wechat_keys import Keys
 from tests.support.databases import Database
 from tests.support.programs import Program
-from tests.support.simulator import free_port
 from tests.support.wechat import Sent
 
 CALLBACK = "/v1/order/callback/wechat"

@@ -1,7 +1,6 @@
 """A simulator of the outside world as a process of its own, as tests hold it."""
 
 import os
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,15 +8,10 @@ from typing import Any, Self
 
 import httpx
 
+from orderloop_lab.home import free_port
 from tests.support.programs import Program
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class SimulatorProcess:
@@ -45,7 +39,7 @@ class SimulatorProcess:
     def start(self) -> None:
         self._process = Program(f"orderloop_lab.simulators.{self.name}", env=os.environ | self._environ)
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 if self.http.get("/livez").is_success:
                     return

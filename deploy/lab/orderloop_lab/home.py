@@ -7,6 +7,7 @@ import random
 import secrets
 import shutil
 import socket
+from collections.abc import Container
 from pathlib import Path
 
 from orderloop_lab.errors import LabError
@@ -65,7 +66,7 @@ class Home:
         last = ports.get(name)
         if last is not None and (in_use or _is_free(last)):
             return last
-        ports[name] = _free_port(except_for=set(ports.values()))
+        ports[name] = free_port(except_for=set(ports.values()))
         file.write_text(json.dumps(ports, indent=1))
         return ports[name]
 
@@ -97,7 +98,8 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_port(*, except_for: set[int]) -> int:
+def free_port(*, except_for: Container[int] = ()) -> int:
+    """A loopback port on which nobody listens, and that the kernel gives to no outgoing connection."""
     for port in random.SystemRandom().sample(PORTS, k=200):
         if port not in except_for and _is_free(port):
             return port

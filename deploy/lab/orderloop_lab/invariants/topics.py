@@ -207,6 +207,7 @@ async def _reader(broker: Broker) -> AsyncGenerator[AIOKafkaConsumer]:
         isolation_level="read_committed",
     )
     await consumer.start()
+    await asyncio.sleep(0)  # aiokafka 0.14: stopped before its own task has begun, it cancels whoever stops it
     try:
         yield consumer
     finally:

@@ -117,10 +117,9 @@ def _generate(folder: Path) -> None:
     public = made["public_key_mode"].public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / "public_key.pem").write_bytes(pem)
-    now = datetime.now(UTC)
-    certificate = self_signed(
-        made["certificate_mode"], begins=now - timedelta(days=1), ends=now + timedelta(days=5 * 365)
-    )
+    # As old as anything that anybody may replay: notices are verified at the time at which they came.
+    begins, ends = datetime(2026, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=5 * 365)
+    certificate = self_signed(made["certificate_mode"], begins=begins, ends=ends)
     serial = f"{certificate.serial_number:040X}"
     (folder / "certificates" / f"{serial}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "apiv3.key").write_text("".join(secrets.choice(_CHARACTERS) for _ in range(32)))
