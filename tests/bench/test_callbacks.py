@@ -11,6 +11,8 @@ from orderloop_lab.simulators.wechat_keys import open_keys
 from tests.bench import callbacks, harness
 from tests.support.databases import Databases
 
+pytestmark = pytest.mark.usefixtures("durable")
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

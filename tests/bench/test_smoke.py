@@ -10,6 +10,8 @@ from orderloop_lab.progress import steps
 from tests.bench import harness, orders, write_path
 from tests.support.databases import Database, Databases
 
+pytestmark = pytest.mark.usefixtures("durable")
+
 SCALE = write_path.Scale(rounds=1, batches=1, existing=0, seed=1)
 
 

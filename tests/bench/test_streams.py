@@ -7,6 +7,8 @@ from orderloop_lab.progress import steps
 from tests.bench import harness, relay
 from tests.support.databases import Databases
 
+pytestmark = pytest.mark.usefixtures("durable")
+
 
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch, kafka_bootstrap: str) -> None:

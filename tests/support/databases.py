@@ -3,8 +3,22 @@
 import secrets
 from dataclasses import dataclass
 
+import asyncpg
+
 from orderloop_lab import databases
 from tests.support.sessions import run
+
+
+async def sync_to_disk(admin_url: str, wanted: bool) -> None:
+    """Whether a commit of the whole server waits for the disk; returns when new connections say so."""
+    conn = await asyncpg.connect(admin_url)
+    try:
+        await conn.execute(f"alter system set fsync = {'on' if wanted else 'off'}")
+        await conn.execute("select pg_reload_conf()")
+        while await conn.fetchval("select current_setting('fsync')::bool from pg_sleep(0.01)") is not wanted:
+            pass  # every process of the server reads it for itself
+    finally:
+        await conn.close()
 
 
 @dataclass(frozen=True, slots=True)

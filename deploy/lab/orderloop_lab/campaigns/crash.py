@@ -179,7 +179,7 @@ async def _judge(place: Scene, outcome: Outcome) -> None:
     found = await place.books()
     for life, order_no in zip(lives, place.order_nos, strict=True):
         expected = (life.status, life.version, sorted(life.anomalies), life.waiting)
-        outcome.finals.append(expected)
+        outcome.finals.append(found[order_no])
         if found[order_no] != expected:
             outcome.violations.append(f"order {order_no} ({life.name}) is {found[order_no]}, and not {expected}")
     world = invariants.World(
