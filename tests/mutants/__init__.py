@@ -225,6 +225,13 @@ MUTANTS = (
         "event, state = states.Event.SETTLEMENT_SUCCEEDED, InstructionState.PROCESSING",
     ),
     _mutant(
+        "an attempt under way takes a payout's success back",
+        f"{_APPLY}_money_in_the_bank_stays_there_whatever_attempt_is_still_under_way",
+        f"{_CORE}/settling.py",
+        "return failed or instruction.state is InstructionState.SUCCESS\n",
+        "return failed or (instruction.state is InstructionState.SUCCESS and attempt <= instruction.asked)\n",
+    ),
+    _mutant(
         "money on its way back may be given back once more",
         "tests/order_core/test_http.py::test_part_of_the_money_goes_back_once_per_key",
         f"{_CORE}/money.py",
