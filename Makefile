@@ -51,7 +51,7 @@ verify: .venv/made ## check every invariant of a running lab
 campaign: .venv/made ## one kind of trouble in all its forms, in a lab of its own: NAME=crash RUNS=200 SEED=1
 	@$(LAB) campaign $(NAME) $(SIZE:%=--n %) --seed $(SEED)
 
-nightly: .venv/made ## every campaign at full length, ten million orders, the mutants, and a summary: about three hours
+nightly: .venv/made ## every campaign at full length, ten million orders, 15,000 lives, the mutants, and a summary: about three hours
 	@$(RUN) tests.nightly
 
 mutants: .venv/made ## put faults back that others have had, and see the named tests fail: MUTANTS=cursor for some

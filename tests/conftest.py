@@ -56,8 +56,7 @@ def postgres_admin_url(session_home: Home) -> str:
     what a killed PostgreSQL had written is the system's, synced or not. Whole labs, campaigns and benchmarks sync.
     """
     url = _provide(services.POSTGRES, session_home)
-    if "ORDERLOOP_POSTGRES_URL" not in os.environ:
-        sessions.run(sync_to_disk(url, wanted=False))
+    sessions.run(sync_to_disk(url, wanted=False))
     return url
 
 
