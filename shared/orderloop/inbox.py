@@ -6,7 +6,7 @@ from typing import Any
 
 import aiosql
 
-from .postgres import Connection
+from .postgres import Connection, column
 
 EventKey = tuple[str, str]  # order_no, event id: what makes an event the same event
 
@@ -21,7 +21,7 @@ async def claim(conn: Connection, keys: Iterable[EventKey]) -> set[EventKey]:
     ordered = sorted(set(keys))
     rows = _sql.claim(
         conn,
-        order_nos=[order_no for order_no, _ in ordered],
-        event_ids=[event_id for _, event_id in ordered],
+        order_nos=column([order_no for order_no, _ in ordered]),
+        event_ids=column([event_id for _, event_id in ordered]),
     )
     return {(row["order_no"], row["event_id"]) async for row in rows}

@@ -29,7 +29,7 @@ from .envelope import Envelope
 from .errors import Transient, reason
 from .events import Event
 from .failpoints import failpoint
-from .postgres import Connection
+from .postgres import Connection, column
 from .settings import KafkaSettings, OutboxSettings, PostgresSettings
 
 log = structlog.get_logger()
@@ -88,11 +88,11 @@ async def stage_encoded(conn: Connection, rows: Sequence[Row]) -> None:
     at_once = occurred_ats.count(occurred_ats[0]) == len(rows)
     await _sql.stage(
         conn,
-        order_nos=order_nos,
-        topics=topics,
-        event_ids=event_ids,
+        order_nos=column(order_nos),
+        topics=column(topics),
+        event_ids=column(event_ids),
         occurred_ats=occurred_ats[:1] if at_once else occurred_ats,
-        traceparents=traceparents if any(traceparents) else [],
+        traceparents=column(traceparents if any(traceparents) else []),
         bodies=bodies,
         records=[],
     )
@@ -105,11 +105,11 @@ async def stage_dead_letter(conn: Connection, letter: DeadLetter) -> None:
     }
     await _sql.stage(
         conn,
-        order_nos=[letter.origin],
-        topics=[letter.topic],
-        event_ids=[letter.origin],
+        order_nos=column([letter.origin]),
+        topics=column([letter.topic]),
+        event_ids=column([letter.origin]),
         occurred_ats=[letter.found_at],
-        traceparents=[],
+        traceparents=column([]),
         bodies=[letter.body],
         records=[orjson.dumps(record).decode()],
     )

@@ -1,12 +1,13 @@
 -- name: stage(order_nos, topics, event_ids, occurred_ats, traceparents, bodies, records)!
--- The ids follow the order of the arrays, which is the order in which things happened. unnest fills the shorter arrays
--- up with nulls; the time that is missing is the first one. One notification per transaction, however many rows.
+-- The ids follow the order of the arrays, which is the order in which things happened. Shorter ones are filled up with
+-- nulls; the time that is missing is the first one. One notification per transaction, however many rows.
 with staged as (
     insert into outbox (order_no, topic, event_id, occurred_at, traceparent, body, record)
     select order_no, topic, event_id, coalesce(occurred_at, (:occurred_ats::timestamptz[])[1]), traceparent, body,
            record::json
-    from unnest(:order_nos::text[], :topics::text[], :event_ids::text[], :occurred_ats::timestamptz[],
-                :traceparents::text[], :bodies::bytea[], :records::text[])
+    from rows from (json_array_elements_text(:order_nos), json_array_elements_text(:topics),
+                    json_array_elements_text(:event_ids), unnest(:occurred_ats::timestamptz[]),
+                    json_array_elements_text(:traceparents), unnest(:bodies::bytea[]), unnest(:records::text[]))
         with ordinality as m (order_no, topic, event_id, occurred_at, traceparent, body, record, n)
     order by n
 )

@@ -1,10 +1,11 @@
 """Connections to PostgreSQL that fail fast and never hold a lock for long."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import asyncpg
+import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from .settings import PostgresSettings
@@ -31,6 +32,14 @@ SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+
+
+def column(texts: Sequence[str | None]) -> str:
+    """Many texts as one parameter, for `json_array_elements_text`: hot paths only.
+
+    For an array asyncpg asks of each element twice whether it is a container, and takes four times as long.
+    """
+    return orjson.dumps(texts).decode()
 
 
 @asynccontextmanager

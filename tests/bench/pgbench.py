@@ -93,7 +93,7 @@ async def _stage_statement(admin: asyncpg.Connection, n: int, statement: str, ro
     columns = ", ".join(f"p{i} {parameter.name}" for i, parameter in enumerate(parameters, start=1))
     await admin.execute(f"create table bench.s{n} (batch int primary key, {columns})")
     for i in range(1, len(parameters) + 1):  # uncompressed: the yardstick shall not pay for our staging
-        if parameters[i - 1].kind == "array":
+        if parameters[i - 1].kind == "array" or parameters[i - 1].name == "json":
             await admin.execute(f"alter table bench.s{n} alter p{i} set storage external")
     await admin.copy_records_to_table(f"s{n}", schema_name="bench", records=rows)
     return re.sub(r"\$(\d+)", rf"(select p\1 from bench.s{n} where batch = :batch)", text)  # noqa: S608

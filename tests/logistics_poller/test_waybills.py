@@ -17,6 +17,7 @@ from logistics_poller.wms import Warehouse
 from orderloop.events import AnomalyRaised, WaybillCreated
 from orderloop.tracing import trace_id_of
 from tests.support.databases import Database
+from tests.support.kafka import until
 from tests.support.logistics import (
     TRACEPARENT,
     MovableClock,
@@ -39,8 +40,9 @@ from orderloop.clock import SystemClock
 from orderloop.settings import PostgresSettings
 
 async def main():
-    async with postgres.pool(PostgresSettings(url=sys.argv[1]), application_name="t") as pool, httpx.AsyncClient() as c:
-        await Labelling(pool, Warehouse(c, base_url=sys.argv[2]), clock=SystemClock(), plans=Plans()).run_due()
+    settings = PostgresSettings(url=sys.argv[1])
+    async with postgres.pool(settings, application_name="to be killed") as pool, httpx.AsyncClient() as http:
+        await Labelling(pool, Warehouse(http, base_url=sys.argv[2]), clock=SystemClock(), plans=Plans()).run_due()
 
 asyncio.run(main())
 """
@@ -122,6 +124,7 @@ async def test_a_worker_killed_around_the_call_ships_once(
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
+    await until(lambda: _forgotten(pool))
     assert await staged(pool, order_no) == []
 
     clock = MovableClock()
@@ -133,6 +136,14 @@ async def test_a_worker_killed_around_the_call_ships_once(
     assert [type(one.event) for one in await staged(pool, order_no)] == [WaybillCreated]
     assert outside.active_shipments(order_no) == [f"{order_no}_S1"]
     assert outside.calls(order_no) == ([200] if failpoint == "before_outbound" else [200, 200])
+
+
+async def _forgotten(pool: asyncpg.Pool) -> bool:
+    """Whether PostgreSQL has noticed that the killed worker is gone; its locks last until then."""
+    connections = (
+        "select from pg_stat_activity where datname = current_database() and application_name = 'to be killed'"
+    )
+    return not await pool.fetch(connections)
 
 
 @pytest.mark.parametrize(("mode", "first_answer"), [("error", 503), ("html", 200), ("lost_answer", 500)], ids=str)

@@ -14,7 +14,7 @@ from msgspec.structs import astuple
 
 from orderloop.events import BY_TOPIC, Event, ParcelStatus
 from orderloop.inbox import EventKey
-from orderloop.postgres import Connection
+from orderloop.postgres import Connection, column
 
 from .orders import Body, Change, Closing, Incoming, Instruction, InstructionState, Order, Ship
 from .parcels import Parcel, ParcelKey
@@ -29,7 +29,7 @@ async def parcels(conn: Connection, order_nos: Collection[str]) -> dict[str, dic
     found: dict[str, dict[ParcelKey, Parcel]] = {}
     if order_nos:
         async for order_no, express_code, waybill_no, shipment_id, number, count, status, at in _sql.parcels(
-            conn, order_nos=list(order_nos)
+            conn, order_nos=column([*order_nos])
         ):
             parcel = Parcel(express_code, waybill_no, shipment_id, number, count, _PARCEL[status], at)
             found.setdefault(order_no, {})[express_code, waybill_no] = parcel
@@ -69,7 +69,7 @@ async def record(conn: Connection, changes: Sequence[Change], heard: Iterable[Or
         if c.before.parcels.get(key) is not parcel
     }
     if moved:
-        await _sql.keep_parcels(conn, parcels=[(key[0], *astuple(parcel)) for key, parcel in sorted(moved.items())])
+        await _sql.keep_parcels(conn, parcels=[_row(key[0], parcel) for key, parcel in sorted(moved.items())])
     settled = {
         (c.after.order_no, i.instruction_id): i
         for c in changes
@@ -107,6 +107,11 @@ async def record(conn: Connection, changes: Sequence[Change], heard: Iterable[Or
             )
 
 
+def _row(order_no: str, parcel: Parcel) -> tuple[object, ...]:
+    *fields, at = astuple(parcel)
+    return order_no, *fields, at.timestamp()
+
+
 async def set_timers(conn: Connection, timers: Sequence[Timer]) -> None:
     if timers:
         await _sql.set_timers(
@@ -128,7 +133,7 @@ async def take_timers(conn: Connection, order_nos: Collection[str], *, now: date
 
 async def waiting(conn: Connection, order_nos: Iterable[str]) -> list[Incoming]:
     """What waits for these orders, oldest first."""
-    return [_incoming(row) async for row in _sql.waiting(conn, order_nos=list(order_nos))]
+    return [_incoming(row) async for row in _sql.waiting(conn, order_nos=column([*order_nos]))]
 
 
 async def wait(conn: Connection, events: Sequence[Incoming]) -> None:

@@ -39,17 +39,18 @@ delete from timer where order_no = any(:order_nos::text[]) and due_at <= :now re
 -- name: parcels(order_nos)
 select order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at
 from parcel
-where order_no = any(:order_nos::text[]);
+where order_no = any(array(select json_array_elements_text(:order_nos)));
 
 -- name: waiting(order_nos)
 select order_no, event_id, type, actor, occurred_at, traceparent, body
 from waiting
-where order_no = any(:order_nos::text[])
+where order_no = any(array(select json_array_elements_text(:order_nos)))
 order by order_no, since, event_id;
 
 -- name: keep_parcels(parcels)!
 insert into parcel (order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, at)
-select * from unnest(:parcels::parcel_state[])
+select order_no, express_code, waybill_no, shipment_id, parcel_no, parcel_count, status, to_timestamp(at)
+from unnest(:parcels::parcel_move[])
 on conflict (order_no, express_code, waybill_no) do update set status = excluded.status, at = excluded.at;
 
 -- name: wait(order_nos, event_ids, types, actors, occurred_ats, traceparents, bodies)!

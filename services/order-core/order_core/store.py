@@ -10,13 +10,12 @@ from typing import Any
 import aiosql
 import asyncpg
 import orjson
-from msgspec.structs import astuple
 
 from orderloop import outbox
 from orderloop.errors import Transient
 from orderloop.events import PaymentNotified
 from orderloop.inbox import EventKey
-from orderloop.postgres import Connection
+from orderloop.postgres import Connection, column
 from orderloop.topics import ORDER_CHANGED
 
 from .money import Payment, Refund, RefundState, Transaction
@@ -39,8 +38,8 @@ async def claim(
     ordered = sorted(keys)
     before = _sql.claim(
         conn,
-        order_nos=[order_no for order_no, _ in ordered],
-        event_ids=[event_id for _, event_id in ordered],
+        order_nos=column([order_no for order_no, _ in ordered]),
+        event_ids=column([event_id for _, event_id in ordered]),
         body_hashes=[body_hashes.get(key) for key in ordered] if body_hashes else [],
     )
     return {*keys}.difference([(order_no, event_id) async for order_no, event_id in before])
@@ -55,7 +54,7 @@ async def body_hashes(conn: Connection, keys: Collection[EventKey]) -> dict[Even
 async def lock_orders(conn: Connection, order_nos: Iterable[str]) -> dict[str, Order]:
     """The orders that exist, locked until the transaction ends."""
     orders: dict[str, Order] = {}
-    async for row in _sql.lock_orders(conn, order_nos=list(order_nos)):
+    async for row in _sql.lock_orders(conn, order_nos=column([*order_nos])):
         order_no, status, version, amount_fen, currency, channel, mchid, before_refund = row
         orders[order_no] = Order(
             order_no,
@@ -101,7 +100,9 @@ async def taken(conn: Connection, transactions: Collection[Transaction]) -> dict
     """Which order each of these channel transactions has paid, or goes back from."""
     if not transactions:
         return {}
-    rows = _sql.taken(conn, channels=[t[0] for t in transactions], transaction_ids=[t[1] for t in transactions])
+    rows = _sql.taken(
+        conn, channels=column([t[0] for t in transactions]), transaction_ids=column([t[1] for t in transactions])
+    )
     return {(row["channel"], row["transaction_id"]): row["order_no"] async for row in rows}
 
 
@@ -127,11 +128,11 @@ async def record(conn: Connection, changes: Sequence[Change], *, now: datetime) 
                 cause.event_id,
                 cause.type,
                 cause.actor,
-                cause.occurred_at,
+                cause.occurred_at.timestamp(),
                 cause.traceparent,
                 orjson.dumps(change.detail).decode(),
                 ENDS.get(change.event),
-                (after.order_no, *astuple(after.payments[-1])) if after.payments is not before.payments else None,
+                *(_NOT_PAID if after.payments is before.payments else _paid(after.payments[-1])),
             )
         )
     with _claiming():
@@ -150,6 +151,14 @@ async def record_refunds(conn: Connection, changes: Sequence[Change], *, now: da
     if given_back:
         with _claiming():
             await _keep_refunds(conn, [(order_no, refund) for (order_no, _), refund in given_back.items()], now)
+
+
+def _paid(payment: Payment) -> tuple[object, ...]:
+    """What of the applied payment its order does not say."""
+    return payment.transaction_id, payment.amount_fen, payment.currency, payment.paid_at.timestamp()
+
+
+_NOT_PAID = (None,) * 4
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 -- other way round: returned is what had been applied before, which mostly is nothing.
 with claimed as (
     insert into inbox (order_no, event_id, body_hash)
-    select * from unnest(:order_nos::text[], :event_ids::text[], :body_hashes::bytea[])
+    select * from rows from (json_array_elements_text(:order_nos), json_array_elements_text(:event_ids),
+                             unnest(:body_hashes::bytea[]))
     on conflict (order_no, event_id) do update set outcome = 'applied' where inbox.outcome <> 'applied'
     returning order_no, event_id
 )
 select order_no, event_id
-from unnest(:order_nos::text[], :event_ids::text[]) as asked (order_no, event_id)
-where (select count(*) from claimed) < cardinality(:order_nos::text[])
+from rows from (json_array_elements_text(:order_nos), json_array_elements_text(:event_ids)) as asked (order_no, event_id)
+where (select count(*) from claimed) < json_array_length(:order_nos)
   and (order_no, event_id) not in (select order_no, event_id from claimed);
 
 -- name: body_hashes(order_nos, event_ids)
@@ -22,7 +23,7 @@ where (order_no, event_id) in (select * from unnest(:order_nos::text[], :event_i
 -- Sorted, so that two batches which share orders cannot deadlock.
 select order_no, status, version, amount_fen, currency, channel, mchid, before_refund
 from orders
-where order_no = any(:order_nos::text[])
+where order_no = any(array(select json_array_elements_text(:order_nos)))
 order by order_no
 for update;
 
@@ -41,7 +42,8 @@ order by order_no, out_refund_no;
 -- Which order a channel transaction has paid, or goes back from. Two racing workers are told apart by the primary key.
 select channel, transaction_id, order_no
 from payment_claim
-where (channel, transaction_id) in (select * from unnest(:channels::text[], :transaction_ids::text[]));
+where (channel, transaction_id) in (
+    select * from rows from (json_array_elements_text(:channels), json_array_elements_text(:transaction_ids)));
 
 -- name: record(changes, now)!
 -- Order, money and log move together. An order that changed several times in the batch ends at its last version. An
@@ -50,7 +52,7 @@ where (channel, transaction_id) in (select * from unnest(:channels::text[], :tra
 -- sees it. A payment that stood at the desk may have become the applied one; if a refund of it came to nothing, its
 -- order holds it already, and a revival alone has to look.
 with change as (
-    select * from unnest(:changes::order_step[])
+    select * from unnest(:changes::order_move[])
 ), moved as (
     update orders o
     set status = c.after, version = c.version, channel = c.channel, mchid = c.mchid, before_refund = c.before_refund,
@@ -68,27 +70,28 @@ with change as (
                   is not distinct from (c.detail::json->>'channel', c.detail::json->>'transaction_id')
               and (c.event <> 'part_refund_succeeded'
                    or a.evidence->>'out_refund_no' = c.detail::json->>'out_refund_no'))
-), paid as (
-    select (payment).* from change where (payment).order_no is not null
 ), claimed as (
     insert into payment_claim (channel, transaction_id, order_no)
-    select (c.payment).channel, (c.payment).transaction_id, c.order_no
+    select c.channel, c.transaction_id, c.order_no
     from change c
-    where (c.payment).order_no is not null
+    where c.transaction_id is not null
       and (c.event <> 'revived'
            or not exists (select from payment_claim held
                           where (held.channel, held.transaction_id, held.order_no)
-                              = ((c.payment).channel, (c.payment).transaction_id, c.order_no)))
+                              = (c.channel, c.transaction_id, c.order_no)))
     order by 1, 2
 ), noted as (
     insert into payment (order_no, channel, transaction_id, mchid, amount_fen, currency, paid_at, applied)
-    select * from paid
+    select order_no, channel, transaction_id, mchid, paid_fen, currency, to_timestamp(paid_at), true
+    from change
+    where transaction_id is not null
     on conflict (order_no, channel, transaction_id) do update
     set applied = true, amount_fen = excluded.amount_fen, currency = excluded.currency
 )
 insert into order_log (order_no, version, "from", "to", event, event_id, type, actor, occurred_at, recorded_at,
                        traceparent, detail)
-select order_no, version, before, after, event, event_id, type, actor, occurred_at, :now, traceparent, detail::json
+select order_no, version, before, after, event, event_id, type, actor, to_timestamp(occurred_at), :now, traceparent,
+       detail::json
 from change;
 
 -- name: note_payments(payments)!
