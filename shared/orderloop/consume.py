@@ -273,9 +273,15 @@ class Consumer:
 
     async def _commit(self, consumer: AIOKafkaConsumer, settled: Polled, stop: asyncio.Event, *, lane: int) -> None:
         failpoint(f"{self._group}.before_offset_commit")
-        offsets = {partition: records[-1].offset + 1 for partition, records in settled.items()}
+
+        async def acknowledge() -> None:
+            # Not what the batch ended with: if its partitions have gone to somebody and returned, the group may have
+            # come further, and would be behind again until something new arrives. A partition is in one lane's hand,
+            # which has settled all that it took.
+            await consumer.commit({partition: await consumer.position(partition) for partition in settled})
+
         try:
-            await self._answered(consumer.commit(offsets), stop, lane)
+            await self._answered(acknowledge(), stop, lane)
         except (CommitFailedError, IllegalStateError) as error:
             # A rebalance took the partitions away in mid-batch; their new owner reads the batch again as duplicates.
             log.info("offsets not committed, the partitions have moved", group=self._group, error=reason(error))
@@ -321,16 +327,15 @@ def _origin(record: Record) -> str:
 
 
 def _receive(topic: str, record: Record) -> Received:
-    received_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-    envelope, event = decode(topic, record.headers, record.key, record.value or b"", received_at=received_at)
+    envelope, event = decode(topic, record.headers, record.key, record.value or b"", timestamp_ms=record.timestamp)
     return Received(envelope, event, record, envelope.traceparent)
 
 
 def decode(
-    topic: str, headers: Headers, key: bytes | None, body: bytes, *, received_at: datetime
+    topic: str, headers: Headers, key: bytes | None, body: bytes, *, timestamp_ms: int
 ) -> tuple[Envelope, Event]:
     """The event that a record of `topic` is, for every consumer of the house. Raises MalformedEvent."""
-    envelope = Envelope.from_headers(headers, key=key, received_at=received_at)
+    envelope = Envelope.from_headers(headers, key=key, timestamp_ms=timestamp_ms)
     if envelope.type != topic:
         raise MalformedEvent(f"ce_type is not {topic}")
     event = BY_TOPIC[topic].decode(body)

@@ -5,7 +5,7 @@ Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -54,7 +54,7 @@ class Envelope(Struct, frozen=True, gc=False):
         return [(name, value.encode()) for name, value in pairs]
 
     @classmethod
-    def from_headers(cls, headers: Headers, *, key: bytes | None, received_at: datetime) -> "Envelope":
+    def from_headers(cls, headers: Headers, *, key: bytes | None, timestamp_ms: int) -> "Envelope":
         """Read a record's headers and key. `ce_time` is optional on the wire: the record's own time stands in.
 
         Raises MalformedEvent.
@@ -66,7 +66,7 @@ class Envelope(Struct, frozen=True, gc=False):
             source = (given.get("ce_source") or b"").decode()
             topic = (given.get("ce_type") or b"").decode()
             order_no = (key or b"").decode()
-            sent_at = (given.get("ce_time") or b"").decode() if "ce_time" in given else None
+            sent_at = (given["ce_time"] or b"").decode() if "ce_time" in given else None
         except UnicodeDecodeError:
             raise MalformedEvent("an attribute or the key is not UTF-8") from None
         version = given.get("ce_specversion")
@@ -80,9 +80,12 @@ class Envelope(Struct, frozen=True, gc=False):
         if len(event_id) + len(source) > LONGEST_ID or "\0" in event_id or "\0" in source:
             raise MalformedEvent(f"ce_source and ce_id are longer than {LONGEST_ID} characters or hold a NUL")
         try:
-            time = datetime.fromisoformat(sent_at) if sent_at is not None else received_at
-        except ValueError:
-            raise MalformedEvent("ce_time is not RFC 3339") from None
+            if sent_at is not None:
+                time = datetime.fromisoformat(sent_at)
+            else:
+                time = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+        except (ValueError, OverflowError):
+            raise MalformedEvent("ce_time is not RFC 3339; or it is missing, and the record's time is none") from None
         if time.tzinfo is None:
             raise MalformedEvent("ce_time has no offset")
         return cls(event_id, source, topic, time, order_no, *_trace(given))

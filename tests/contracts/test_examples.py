@@ -105,7 +105,7 @@ async def test_a_foreign_consumer_reads_every_change_and_a_foreign_producer_is_u
 
     assert all(line.startswith(order_no) for line in read)
     [record] = await read_all(settings, WaybillCreated.TOPIC)
-    envelope = Envelope.from_headers(record.headers, key=record.key, received_at=datetime.now(UTC))
+    envelope = Envelope.from_headers(record.headers, key=record.key, timestamp_ms=record.timestamp)
     body = WaybillCreated.decode(record.value or b"")
     assert faults(Record(WaybillCreated.TOPIC, record.key, record.headers, record.value or b"")) == []
     assert (envelope.type, envelope.event_id) == (WaybillCreated.TOPIC, "/my-wms#label:7312")

@@ -48,7 +48,7 @@ async def told_until_delivered(settings: KafkaSettings, order_no: str) -> list[t
         while not any(getattr(event, "status", None) == "delivered" for _, event in told):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 for record in records:
-                    envelope = Envelope.from_headers(record.headers, key=record.key, received_at=datetime.now(UTC))
+                    envelope = Envelope.from_headers(record.headers, key=record.key, timestamp_ms=record.timestamp)
                     told.append((envelope, BY_TOPIC[envelope.type].decode(record.value or b"")))
     return told
 

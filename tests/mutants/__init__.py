@@ -46,6 +46,13 @@ MUTANTS = (
         "                if await self._settle(polled, stop, lane=lane):\n",
     ),
     _mutant(
+        "a batch that outlived two rebalances takes acknowledgements back",
+        "tests/orderloop/test_consume.py::test_a_batch_that_outlives_two_rebalances_takes_no_acknowledgement_back",
+        _CONSUME,
+        "{partition: await consumer.position(partition) for partition in settled}",
+        "{partition: records[-1].offset + 1 for partition, records in settled.items()}",
+    ),
+    _mutant(
         "an exception of the infrastructure is acknowledged",
         "tests/orderloop/test_consume.py::test_the_infrastructures_trouble_parks_nothing_and_acknowledges_nothing",
         _CONSUME,

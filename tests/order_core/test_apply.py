@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 
 import asyncpg
@@ -474,3 +475,13 @@ def test_how_a_story_is_cut_into_batches_makes_no_difference(
     bounds = sorted({0, len(story), *(min(cut, len(story)) for cut in cuts)})
     one_by_one = list(range(len(story) + 1))
     assert asyncio.run(outcome(bounds)) == asyncio.run(outcome(one_by_one))
+
+
+async def test_a_time_that_travels_as_seconds_keeps_its_microsecond(conn: asyncpg.Connection) -> None:
+    rng = random.Random(1)
+    first, end = datetime(1970, 1, 1, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)
+    microseconds = (end - first) // timedelta(microseconds=1)
+    times = [first + timedelta(microseconds=n) for n in (0, microseconds - 1, *rng.sample(range(microseconds), 20_000))]
+
+    sent = [time.timestamp() for time in times]
+    assert await conn.fetchval("select array(select to_timestamp(at) from unnest($1::float8[]) at)", sent) == times

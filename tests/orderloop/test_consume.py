@@ -66,20 +66,31 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "_POLL_MS", 100)
 
 
+@dataclass(frozen=True)
+class Running:
+    consumer: Consumer
+    stop: asyncio.Event
+
+    @property
+    def partitions(self) -> set[int]:
+        joined = self.consumer._joined
+        return {one.partition for one in joined.assignment()} if joined else set()
+
+
 @asynccontextmanager
 async def running(
     broker: KafkaSettings, house: House, *, handle: Handler | None = None, health: Health | None = None
-) -> AsyncIterator[asyncio.Event]:
-    """A consumer at work; set the event, or leave, to stop it. Its failure is the test's."""
+) -> AsyncIterator[Running]:
+    """A consumer at work; set its event, or leave, to stop it. Its failure is the test's."""
     consumer = Consumer(
         broker, group=GROUP, topics=[TOPIC], handle=handle or house.apply, pool=house.pool, health=health or Health()
     )
-    stop = asyncio.Event()
-    task = asyncio.create_task(consumer.run(stop))
+    one = Running(consumer, asyncio.Event())
+    task = asyncio.create_task(consumer.run(one.stop))
     try:
-        yield stop
+        yield one
     finally:
-        stop.set()
+        one.stop.set()
         async with asyncio.timeout(20):
             await task
 
@@ -462,6 +473,37 @@ async def test_trouble_across_a_rebalance_loses_nothing(topics_made: Made, house
     assert sorted(await house.applied()) == sorted(names)
 
 
+async def test_a_batch_that_outlives_two_rebalances_takes_no_acknowledgement_back(
+    topics_made: Made, house: House
+) -> None:
+    """Its partitions go to somebody who comes further in them, and return."""
+    broker = await topics_made(TOPIC)
+    names = [f"e{n}" for n in range(240)]
+    records = parcels(names)
+    await produce(broker, records[:120])
+    in_hand = 0
+    go_on = asyncio.Event()
+
+    async def held(received: Sequence[Received]) -> None:
+        nonlocal in_hand
+        in_hand += len(received)
+        await go_on.wait()
+        await house.apply(received)
+
+    async with running(broker, house, handle=held) as first:
+        await until(lambda: in_hand == 120)
+        async with running(broker, house) as second:
+            await until(lambda: len(second.partitions) == topics.PARTITIONS // 2)
+            its = [one for one in records if kafka.partition(one.key, topics.PARTITIONS) in second.partitions]
+            await produce(broker, records[120:])
+            await until(lambda: _acknowledged(broker, len(its)))
+        await until(lambda: len(first.partitions) == topics.PARTITIONS)
+        go_on.set()
+        await until(lambda: _acknowledged(broker, 240))
+
+    assert sorted(await house.applied()) == sorted(names)
+
+
 async def test_asked_to_stop_it_finishes_and_acknowledges_the_batch_in_hand(topics_made: Made, house: House) -> None:
     broker = await topics_made(TOPIC)
     await produce(broker, parcels([f"e{n}" for n in range(100)]))
@@ -472,9 +514,9 @@ async def test_asked_to_stop_it_finishes_and_acknowledges_the_batch_in_hand(topi
         await go_on.wait()
         await house.apply(received)
 
-    async with running(broker, house, handle=slow) as stop:
+    async with running(broker, house, handle=slow) as one:
         await asyncio.wait_for(entered.wait(), 30)
-        stop.set()
+        one.stop.set()
         go_on.set()
 
     assert await committed(broker, GROUP, TOPIC) == len(await house.applied()) > 0

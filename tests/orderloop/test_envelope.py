@@ -20,14 +20,17 @@ GOOD = {
     "ce_time": b"2026-03-01T20:00:00+08:00",
     "ce_subject": ORDER_NO.encode(),
 }
+AT_MS = int(AT.timestamp() * 1000)
 CANARY = "canary-13800138000"
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=60)
 
 
-def read(changed: dict[str, bytes | None], *, key: bytes | None = ORDER_NO.encode()) -> Envelope:
+def read(
+    changed: dict[str, bytes | None], *, key: bytes | None = ORDER_NO.encode(), timestamp_ms: int = AT_MS
+) -> Envelope:
     headers = [(name, value) for name, value in {**GOOD, **changed}.items() if value != b"absent"]
-    return Envelope.from_headers(headers, key=key, received_at=AT)
+    return Envelope.from_headers(headers, key=key, timestamp_ms=timestamp_ms)
 
 
 @given(
@@ -43,7 +46,7 @@ def read(changed: dict[str, bytes | None], *, key: bytes | None = ORDER_NO.encod
 def test_what_is_written_is_read_again(event_id: str, source: str, topic: str, time: datetime) -> None:
     written = Envelope(event_id, source, topic, time.astimezone(UTC), ORDER_NO, TRACE)
 
-    assert Envelope.from_headers(written.headers(), key=ORDER_NO.encode(), received_at=AT) == written
+    assert Envelope.from_headers(written.headers(), key=ORDER_NO.encode(), timestamp_ms=AT_MS) == written
 
 
 def test_the_headers_are_binary_mode_and_nothing_else() -> None:
@@ -107,6 +110,13 @@ def test_without_ce_time_the_records_own_time_stands_in() -> None:
     assert read({"ce_time": b"absent"}).time == AT
 
 
+@pytest.mark.parametrize("timestamp_ms", [2**63 - 1, -(2**63)])
+def test_a_record_whose_own_time_is_none_is_malformed_only_if_it_is_needed(timestamp_ms: int) -> None:
+    assert read({}, timestamp_ms=timestamp_ms).id == "7"
+    with pytest.raises(MalformedEvent):
+        read({"ce_time": b"absent"}, timestamp_ms=timestamp_ms)
+
+
 def test_an_id_from_outside_the_house_counts_within_its_source_only() -> None:
     assert read({}).event_id == "/wms/hangzhou#7"
     assert read({"ce_source": b"/order-core"}).event_id == "7"
@@ -144,4 +154,4 @@ def test_a_sound_trace_is_kept_with_its_state() -> None:
 @given(st.lists(st.tuples(st.sampled_from([*GOOD, "traceparent"]), st.none() | st.binary(max_size=40))), st.binary())
 def test_any_headers_are_read_or_refused(headers: list[tuple[str, bytes | None]], key: bytes) -> None:
     with suppress(MalformedEvent):
-        Envelope.from_headers([*GOOD.items(), *headers], key=key, received_at=AT)
+        Envelope.from_headers([*GOOD.items(), *headers], key=key, timestamp_ms=AT_MS)

@@ -145,7 +145,8 @@ def _why_not(row: Mapping[str, Any]) -> str | None:
         return f"it has been sent {row['sent_before']} times and failed each time"
     try:
         headers = _unpacked(row["headers"])
-        consume.decode(row["topic"], headers, row["record_key"], row["body"], received_at=row["failed_at"])
+        failed_ms = int(row["failed_at"].timestamp() * 1000)
+        consume.decode(row["topic"], headers, row["record_key"], row["body"], timestamp_ms=failed_ms)
     except MalformedEvent as error:
         return f"every consumer would refuse it again: {error}"
     return None

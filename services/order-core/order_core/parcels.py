@@ -13,7 +13,7 @@ ParcelKey = tuple[str, str]  # express_code, waybill_no
 # A late scan of the way never takes back what the courier has declared final.
 _FINAL = frozenset({ParcelStatus.DELIVERED, ParcelStatus.RETURNED})
 # Nobody follows it any further: signed for, brought back, or lost.
-_OVER = frozenset({*_FINAL, ParcelStatus.EXHAUSTED})
+OVER = frozenset({*_FINAL, ParcelStatus.EXHAUSTED})
 
 
 class Parcel(Struct, frozen=True, gc=False):
@@ -68,7 +68,7 @@ def stuck(parcels: Mapping[ParcelKey, Parcel]) -> bool:
     """Whether nothing more will be heard of any parcel, and at least one has not arrived."""
     return (
         bool(parcels)
-        and all(p.status in _OVER for p in parcels.values())
+        and all(p.status in OVER for p in parcels.values())
         and not all(p.status is ParcelStatus.DELIVERED for p in parcels.values())
     )
 

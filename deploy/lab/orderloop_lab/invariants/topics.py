@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -153,8 +152,7 @@ def _take_in(testimony: Testimony, topic: str, record: Record, *, taken: bool) -
 def _key(topic: str, record: Record) -> str | None:
     """None for what no consumer can decode."""
     try:
-        received_at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-        envelope = Envelope.from_headers(record.headers, key=record.key, received_at=received_at)
+        envelope = Envelope.from_headers(record.headers, key=record.key, timestamp_ms=record.timestamp)
         event = BY_TOPIC[topic].decode(record.value or b"")
     except MalformedEvent:
         return None
