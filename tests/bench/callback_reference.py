@@ -78,11 +78,11 @@ async def _store(conn: postgres.Connection, attempt: Attempt, facts: list[Rememb
     if fresh:
         await _outbox.stage(
             conn,
-            order_nos=[fact.order_no for fact in fresh],
-            topics=[fact.topic for fact in fresh],
-            event_ids=[fact.event_id for fact in fresh],
+            order_nos=postgres.column([fact.order_no for fact in fresh]),
+            topics=postgres.column([fact.topic for fact in fresh]),
+            event_ids=postgres.column([fact.event_id for fact in fresh]),
             occurred_ats=[fact.occurred_at for fact in fresh],
-            traceparents=[fact.traceparent for fact in fresh],
+            traceparents=postgres.column([fact.traceparent for fact in fresh]),
             bodies=[fact.body for fact in fresh],
             records=[None] * len(fresh),
         )

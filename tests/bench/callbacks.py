@@ -20,6 +20,7 @@ from statistics import median, quantiles
 import asyncpg
 import psutil
 
+from orderloop_lab.errors import LabError
 from orderloop_lab.home import Home
 from orderloop_lab.processes import Command, Supervisor
 from orderloop_lab.simulators.wechat_keys import Keys, open_keys
@@ -212,6 +213,8 @@ class _Contest:
     async def _full_load(self, desk: Desk) -> Measures:
         outcome, spent = await desk.take(self.scale.notices)
         stored = sum(map(_heard, outcome.statuses))
+        if not stored:
+            raise LabError(f"{desk.name} has acknowledged none of its notices: {Counter(outcome.statuses)}")
         return {SPEED: stored / outcome.seconds, PER_CORE: stored / spent}
 
     async def paced(self, _number: int) -> Measures:
