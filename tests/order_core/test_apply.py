@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import groupby, pairwise
 
 import asyncpg
@@ -14,6 +14,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from order_core import store
 from order_core.apply import CommandRefused, Outcomes, apply
@@ -475,6 +476,24 @@ def test_how_a_story_is_cut_into_batches_makes_no_difference(
     bounds = sorted({0, len(story), *(min(cut, len(story)) for cut in cuts)})
     one_by_one = list(range(len(story) + 1))
     assert asyncio.run(outcome(bounds)) == asyncio.run(outcome(one_by_one))
+
+
+async def test_times_are_kept_to_the_microsecond_whatever_their_offset(conn: asyncpg.Connection) -> None:
+    order_no = await reserved(conn)
+    at = NOW.astimezone(timezone(timedelta(hours=8))) + timedelta(microseconds=123_457)
+    told, printed = at + timedelta(microseconds=1), at + timedelta(microseconds=2)
+    label = labelled(order_no)
+
+    await applied(
+        conn,
+        replace(paid(order_no, paid_at=at), occurred_at=told),
+        replace(label, body=replace(label.body, created_at=printed)),
+    )
+
+    assert await conn.fetchval("select paid_at from payment where order_no = $1", order_no) == at
+    log = "select occurred_at from order_log where order_no = $1 and event = 'payment_succeeded'"
+    assert await conn.fetchval(log, order_no) == told
+    assert await conn.fetchval("select at from parcel where order_no = $1", order_no) == printed
 
 
 async def test_a_time_that_travels_as_seconds_keeps_its_microsecond(conn: asyncpg.Connection) -> None:

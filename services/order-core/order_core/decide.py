@@ -188,10 +188,10 @@ def _follow(
     if key not in order.parcels:
         return Waiting(cause)  # the scan overtook its own label, whatever the order's status
     parcels = followed(order.parcels, key, status, at)
-    is_last = status in OVER  # most scans are of the way, and end nothing
-    arrived = is_last and all_delivered(parcels) and not all_delivered(order.parcels)
+    is_over = status in OVER  # most scans are of the way, and end nothing
+    arrived = is_over and all_delivered(parcels) and not all_delivered(order.parcels)
     # No signature is to be expected any more, so no time-out will ever confirm the receipt.
-    is_stuck = is_last and order.status is Status.SHIPPED and stuck(parcels) and not stuck(order.parcels)
+    is_stuck = is_over and order.status is Status.SHIPPED and stuck(parcels) and not stuck(order.parcels)
     return changed(
         order,
         cause,
